@@ -1,0 +1,1 @@
+"""What an operator runs: commands, options, pipeline definitions and publishing."""

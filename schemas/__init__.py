@@ -1,0 +1,1 @@
+"""What the data is: Arrow schemas, configuration, manifest and reject reasons."""

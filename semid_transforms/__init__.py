@@ -1,0 +1,1 @@
+"""The Beam library: a pure function and a thin PTransform twin per file."""
