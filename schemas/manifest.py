@@ -1,0 +1,160 @@
+"""The manifest of a generation and the pointer to the current one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.rejects import SourceCounts
+
+SCHEMA_VERSION = 1
+LAYOUT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """One file of a generation.
+
+    Attributes:
+      path: relative to the generation's folder, with `/`.
+      rows: Parquet rows; None for other files.
+      bytes: size in bytes.
+      sha256: hex digest of the content.
+    """
+
+    path: str
+    rows: int | None
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprints:
+    """What must stay the same for IDs to be comparable between generations.
+
+    Attributes:
+      encoder: hex digest over model weights, tokenizer files, maximum length and normalisation, or
+        over the embedding columns when the catalog brings its own.
+      template: hex digest over the text template and field mapping.
+      tokenizer: id of the tokenizer.
+      layout: SID layout as `SidLayout.to_json` gives it.
+    """
+
+    encoder: str
+    template: str
+    tokenizer: str
+    layout: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a complete generation says of itself; `manifest.json`.
+
+    Attributes:
+      generation: its id.
+      parent: id of the generation it grew from, None for the first.
+      created: ISO 8601 time in UTC.
+      counts: `items`, `reserved`, and one count per change.
+      sources: rows read per source file.
+      rejects: rejected rows per reason.
+      fingerprints: see `Fingerprints`.
+      encoder: readable description of the encoder.
+      config: the effective configuration.
+      shards: first SID of each part of `items/`, ascending.
+      files: every file of the generation except this one.
+    """
+
+    generation: str
+    parent: str | None
+    created: str
+    counts: dict[str, int]
+    sources: dict[str, SourceCounts]
+    rejects: dict[str, int]
+    fingerprints: Fingerprints
+    encoder: dict[str, Any]
+    config: dict[str, Any]
+    shards: list[int]
+    files: list[FileEntry]
+    schema_version: int = SCHEMA_VERSION
+    layout_version: int = LAYOUT_VERSION
+
+    @property
+    def total(self) -> SourceCounts:
+        """Rows of all sources together."""
+        return sum(self.sources.values(), SourceCounts(0, 0, 0, 0))
+
+    def table(self, name: str) -> list[FileEntry]:
+        """Returns the Parquet parts of one table, in order."""
+        return [
+            file
+            for file in self.files
+            if file.path.startswith(f"{name}/") and file.path.endswith(".parquet")
+        ]
+
+    def to_json(self) -> bytes:
+        """Returns the manifest as indented JSON."""
+        return (json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: the bytes are not a manifest, or one of a newer schema.
+        """
+        try:
+            value = json.loads(data)
+            version = value["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("manifest.json is damaged: it is not a semid manifest") from error
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"manifest.json has schema version {version}, this semid reads {SCHEMA_VERSION}"
+            )
+        try:
+            return cls(
+                **{
+                    **value,
+                    "sources": {
+                        name: SourceCounts.from_json(counts)
+                        for name, counts in value["sources"].items()
+                    },
+                    "fingerprints": Fingerprints(**value["fingerprints"]),
+                    "files": [FileEntry(**file) for file in value["files"]],
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"manifest.json is damaged: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Current:
+    """`ROOT/CURRENT`: the published generation."""
+
+    generation: str
+    manifest_sha256: str
+
+    def to_json(self) -> bytes:
+        """Returns the pointer as JSON."""
+        return (json.dumps(dataclasses.asdict(self), sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def of(cls, generation: str, manifest: bytes) -> Current:
+        """Points to a generation by its manifest's bytes."""
+        return cls(generation, hashlib.sha256(manifest).hexdigest())
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Current:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: the bytes are not a pointer.
+        """
+        try:
+            value: Mapping[str, Any] = json.loads(data)
+            return cls(str(value["generation"]), str(value["manifest_sha256"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("CURRENT is damaged: it is not a semid pointer") from error

@@ -1,0 +1,45 @@
+"""The coder of the unit of data: `pa.RecordBatch` as Arrow IPC.
+
+Beam's default pickles a slice together with its whole parent: ten rows of a 10,000 x 384 batch
+become 15.5 MB; as Arrow IPC they are 16 KB.
+"""
+
+from __future__ import annotations
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.coders import Coder
+
+
+class RecordBatchCoder(Coder):
+    """Encodes a RecordBatch, its schema included, as an Arrow IPC stream of one batch.
+
+    The bytes are a function of schema and rows as long as the batch was built with `take`,
+    `filter` or from arrays, so the coder is deterministic for equal batches built equally, but it
+    does not claim to be: batches are values here, never keys.
+    """
+
+    def encode(self, value: pa.RecordBatch) -> bytes:
+        """Returns the batch as bytes."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, value.schema) as writer:
+            writer.write_batch(value)
+        return sink.getvalue().to_pybytes()
+
+    def decode(self, encoded: bytes) -> pa.RecordBatch:
+        """Returns the batch that `encode` was given."""
+        with pa.ipc.open_stream(encoded) as reader:
+            return reader.read_next_batch()
+
+    def is_deterministic(self) -> bool:
+        """False: a RecordBatch is never used as a key."""
+        return False
+
+    def to_type_hint(self) -> type:
+        """The type this coder is registered for."""
+        return pa.RecordBatch
+
+
+def register() -> None:
+    """Makes Beam use the coder for every PCollection typed `pa.RecordBatch`; idempotent."""
+    beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
