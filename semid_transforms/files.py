@@ -134,7 +134,7 @@ def write_bytes(path: str, data: bytes) -> None:
 
 
 def copy(source: str, destination: str) -> None:
-    """Copies a file: a hard link locally, a server-side copy on one object store, else its bytes."""
+    """Copies a file: hard link locally, server-side copy within one store, else its bytes."""
     if is_local(source) and is_local(destination):
         make_folder(os.path.dirname(destination))
         with contextlib.suppress(FileNotFoundError):
