@@ -76,17 +76,32 @@ REJECTS = pa.schema(
 """One refused row. `payload` is the row as it was read (UTF-8 JSON, or the raw bytes when they are
 not valid UTF-8), cut at the configured length."""
 
+SOURCE_COUNTS = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("read", pa.int64(), nullable=False),
+        pa.field("live", pa.int64(), nullable=False),
+        pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("duplicate", pa.int64(), nullable=False),
+    ]
+)
+"""Rows per source file as one stage saw them; the sum over stages balances."""
+
 REJECTED_PAYLOAD_BYTES = 1 << 20
 """Longest payload kept of a refused row, in bytes."""
 
 
 def parent_schema(sid_type: pa.DataType) -> pa.Schema:
-    """What the diff needs of an item that already has an ID: live, or retired and reserved."""
+    """What the diff needs of an item that already has an ID: live, or retired and reserved.
+
+    `base_sid` packs its base codes; null for a retired item.
+    """
     return pa.schema(
         [
             pa.field("item_id", pa.string(), nullable=False),
             pa.field("content_hash", CONTENT_HASH, nullable=False),
             pa.field("sid", sid_type, nullable=False),
+            pa.field("base_sid", sid_type),
             pa.field("reserved", pa.bool_(), nullable=False),
         ]
     )
@@ -109,6 +124,7 @@ def changed_schema(sid_type: pa.DataType) -> pa.Schema:
             pa.field("row", pa.int64(), nullable=False),
             pa.field("change", pa.string(), nullable=False),
             pa.field("sid", sid_type),
+            pa.field("base_sid", sid_type),
         ]
     )
 
@@ -126,7 +142,13 @@ def embedding_schema() -> pa.Schema:
 
 def origin_schema(sid_type: pa.DataType) -> pa.Schema:
     """Row i says why row i of the embedding part of the same name was embedded."""
-    return pa.schema([pa.field("change", pa.string(), nullable=False), pa.field("sid", sid_type)])
+    return pa.schema(
+        [
+            pa.field("change", pa.string(), nullable=False),
+            pa.field("sid", sid_type),
+            pa.field("base_sid", sid_type),
+        ]
+    )
 
 
 def coded_schema(sid_type: pa.DataType) -> pa.Schema:
@@ -140,6 +162,7 @@ def coded_schema(sid_type: pa.DataType) -> pa.Schema:
             pa.field("content_hash", CONTENT_HASH, nullable=False),
             pa.field("change", pa.string(), nullable=False),
             pa.field("sid", sid_type),
+            pa.field("base_sid", sid_type),
             pa.field("base_codes", pa.list_(pa.int32())),
             pa.field("quantization_error", pa.float32()),
             pa.field("part", pa.string()),

@@ -1,0 +1,240 @@
+"""Deduplicating a catalog by item id and comparing it with the parent generation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.rejects import RejectReason
+from schemas.tables import (
+    CATALOG,
+    PARSED,
+    REJECTED_PAYLOAD_BYTES,
+    REJECTS,
+    SOURCE_COUNTS,
+    Change,
+    changed_schema,
+    parent_schema,
+)
+from semid_transforms import files
+from semid_transforms.hashing import hash_shards, item_hashes
+from semid_transforms.routing import gather, split_by_shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """What one shard of item ids came to.
+
+    Attributes:
+      catalog: `CATALOG`, one row per live item, sorted by item id.
+      changed: `changed_schema`, the live items that need an embedding and codes.
+      retired: `parent_schema`, the parent's live items that are gone.
+      rejects: `REJECTS`, rows that lost against another row with the same id.
+      counts: `SOURCE_COUNTS`, live, rejected and duplicate rows per source file.
+    """
+
+    catalog: pa.RecordBatch
+    changed: pa.RecordBatch
+    retired: pa.RecordBatch
+    rejects: pa.RecordBatch
+    counts: pa.RecordBatch
+
+
+def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
+    """Deduplicates the rows of one shard and joins them with the parent generation.
+
+    Of several rows with one id the newest `updated_at` is kept, then the one with the smallest
+    content hash, so the choice does not depend on the order of rows or files. Rows whose content
+    equals the kept one are duplicates; the others are rejected.
+
+    Args:
+      parsed: `PARSED`, every row whose item id belongs to the shard.
+      parent: `parent_schema`, every item of the parent generation in the shard.
+    """
+    order = _preference(parsed)
+    rows = parsed.take(order)
+    item_ids = rows["item_id"]
+    first = _run_starts(item_ids)
+    keeper = np.flatnonzero(first)[np.cumsum(first) - 1] if len(first) else np.empty(0, np.int64)
+    same_content = _equal(rows["content_hash"], rows["content_hash"].take(pa.array(keeper)))
+    kept = rows.filter(pa.array(first))
+    lost = np.flatnonzero(~first & ~same_content)
+
+    previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
+    known = previous.is_valid().to_numpy(zero_copy_only=False)
+    before = parent.take(previous)
+    reserved = pc.fill_null(before["reserved"], False).to_numpy(zero_copy_only=False)
+    equal = _equal(kept["content_hash"], before["content_hash"])
+    unchanged = known & ~reserved & equal
+    updated = known & ~reserved & ~equal
+
+    change = np.where(updated, Change.UPDATED.value, Change.NEW.value)[~unchanged]
+    moving = pa.array(~unchanged)
+    now, then = kept.filter(moving), before.filter(moving)
+    schema = changed_schema(parent.schema.field("sid").type)
+    changed = pa.RecordBatch.from_arrays(
+        [
+            *(now[name] for name in ("item_id", "content_hash", "text", "source", "split", "row")),
+            pa.array(change.tolist(), pa.string()),
+            then["sid"],
+            then["base_sid"],
+        ],
+        schema=schema,
+    )
+    live_before = parent.filter(pc.invert(parent["reserved"]))
+    gone = pc.invert(pc.is_in(live_before["item_id"], value_set=kept["item_id"]))
+    return Diff(
+        catalog=kept.select(CATALOG.names).cast(CATALOG),
+        changed=changed,
+        retired=live_before.filter(gone),
+        rejects=_reject_losers(rows, lost, keeper),
+        counts=_count(rows, first, same_content),
+    )
+
+
+def _preference(parsed: pa.RecordBatch) -> pa.Array:
+    """Orders rows by id, the row to keep first inside each id."""
+    keys = [
+        ("item_id", "ascending"),
+        ("updated_at", "descending"),
+        ("content_hash", "ascending"),
+        ("popularity", "descending"),
+        ("title", "ascending"),
+        ("source", "ascending"),
+        ("split", "ascending"),
+        ("row", "ascending"),
+    ]
+    return pc.sort_indices(parsed.drop_columns(["category_path", "text"]), sort_keys=keys)
+
+
+def _run_starts(sorted_values: pa.Array) -> np.ndarray:
+    """Marks the first row of each run of equal values in a sorted column without nulls."""
+    if len(sorted_values) == 0:
+        return np.empty(0, bool)
+    differs = pc.not_equal(sorted_values[1:], sorted_values[:-1]).to_numpy(zero_copy_only=False)
+    return np.r_[True, differs]
+
+
+def _equal(left: pa.Array, right: pa.Array) -> np.ndarray:
+    """Compares two columns row by row; null equals nothing."""
+    return pc.fill_null(pc.equal(left, right), False).to_numpy(zero_copy_only=False)
+
+
+def _reject_losers(rows: pa.RecordBatch, lost: np.ndarray, keeper: np.ndarray) -> pa.RecordBatch:
+    losers = rows.take(pa.array(lost)).to_pylist()
+    winners = rows.take(pa.array(keeper[lost])).to_pylist()
+    details, payloads = [], []
+    for loser, winner in zip(losers, winners, strict=True):
+        details.append(
+            f"split {loser['split']}, row {loser['row']}: kept the row of {winner['source']}, "
+            f"split {winner['split']}, row {winner['row']}"
+        )
+        fields = ("item_id", "title", "text", "category_path", "popularity", "updated_at")
+        payload = json.dumps({f: loser[f] for f in fields}, ensure_ascii=False, default=str)
+        payloads.append(payload.encode()[:REJECTED_PAYLOAD_BYTES])
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([row["source"] for row in losers], pa.string()),
+            pa.array([row["item_id"] for row in losers], pa.string()),
+            pa.array(["deduplicate"] * len(losers), pa.string()),
+            pa.array([RejectReason.DUPLICATE_ID.value] * len(losers), pa.string()),
+            pa.array(details, pa.string()),
+            pa.array(payloads, pa.binary()),
+        ],
+        schema=REJECTS,
+    )
+
+
+def _count(rows: pa.RecordBatch, first: np.ndarray, same_content: np.ndarray) -> pa.RecordBatch:
+    columns = {
+        "source": rows["source"],
+        "live": pa.array(first.astype(np.int64)),
+        "rejected": pa.array((~first & ~same_content).astype(np.int64)),
+        "duplicate": pa.array((~first & same_content).astype(np.int64)),
+    }
+    names = ("live", "rejected", "duplicate")
+    sums = pa.table(columns).group_by("source").aggregate([(name, "sum") for name in names])
+    sums = sums.sort_by("source").combine_chunks()
+    return pa.RecordBatch.from_arrays(
+        [
+            sums["source"].combine_chunks(),
+            pa.array([0] * sums.num_rows, pa.int64()),
+            *(sums[f"{name}_sum"].combine_chunks() for name in names),
+        ],
+        schema=SOURCE_COUNTS,
+    )
+
+
+class _RouteByItem(beam.DoFn):
+    """Cuts a batch with an `item_id` column by ranges of the id's hash."""
+
+    def __init__(self, num_shards: int):
+        self._num_shards = num_shards
+
+    def process(self, batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
+        shards = hash_shards(item_hashes(batch["item_id"]), self._num_shards)
+        return split_by_shard(batch, shards)
+
+
+class _DiffShard(beam.DoFn):
+    """Runs `diff_items` on a shard and writes its five tables as one part each."""
+
+    def __init__(self, folder: str, catalog_folder: str, sid_type: pa.DataType):
+        self._folder = folder
+        self._catalog_folder = catalog_folder
+        self._sid_type = sid_type
+
+    def process(self, element: tuple[int, dict[str, list[pa.RecordBatch]]]) -> Iterable[int]:
+        shard, sides = element
+        diff = diff_items(
+            gather(list(sides["parsed"]), PARSED),
+            gather(list(sides["parent"]), parent_schema(self._sid_type)),
+        )
+        part = f"part-{shard:05d}.parquet"
+        files.write_table(files.join(self._catalog_folder, part), CATALOG, [diff.catalog])
+        for name in ("changed", "retired", "rejects", "counts"):
+            batch: pa.RecordBatch = getattr(diff, name)
+            if batch.num_rows:
+                files.write_table(files.join(self._folder, name, part), batch.schema, [batch])
+        for column, counter in (("live", "rows-out"), ("duplicate", "rows-duplicate")):
+            rows = pc.sum(diff.counts[column]).as_py() or 0
+            beam.metrics.Metrics.counter("diff", counter).inc(rows)
+        yield shard
+
+
+@dataclasses.dataclass
+class DiffItems(beam.PTransform):
+    """Deduplicates parsed rows and compares them with the parent, shard by shard of item ids.
+
+    Writes `changed/`, `retired/`, `rejects/` and `counts/` under `folder` and the validated catalog
+    to `catalog_folder`; returns the shards written. Takes `{"parsed": ..., "parent": ...}`.
+    """
+
+    folder: str
+    catalog_folder: str
+    num_shards: int
+    sid_type: pa.DataType
+
+    def expand(self, sides: dict[str, beam.PCollection[pa.RecordBatch]]) -> beam.PCollection[int]:
+        routed = {
+            name: batches
+            | f"Route{name.capitalize()}"
+            >> beam.ParDo(_RouteByItem(self.num_shards)).with_output_types(
+                tuple[int, pa.RecordBatch]
+            )
+            for name, batches in sides.items()
+        }
+        return (
+            routed
+            | "GroupByItemShard" >> beam.CoGroupByKey()
+            | "Diff"
+            >> beam.ParDo(
+                _DiffShard(self.folder, self.catalog_folder, self.sid_type)
+            ).with_output_types(int)
+        )
