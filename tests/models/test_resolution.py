@@ -130,8 +130,12 @@ def test_settling_first_changes_nothing(seed):
     rest = ~settled
     taken = np.union1d(occupied, layout.pack(base[settled]))
     result = resolve(base[rest], latents[rest], ties[rest], codebooks, taken, layout)
-    np.testing.assert_array_equal(result.codes, whole.codes[rest])
-    np.testing.assert_array_equal(result.suffix, whole.suffix[rest])
+    assert result.counts()["nearest"] + settled.sum() == whole.counts()["nearest"]
+    # In an over-full prefix several choices of the rows that leave it can be equally good.
+    full = {tuple(row) for row in base[np.isin(whole.placement, ["spilled", "suffixed"]), :-1]}
+    same = np.array([tuple(row) not in full for row in base[:, :-1]])
+    np.testing.assert_array_equal(result.codes[same[rest]], whole.codes[rest & same])
+    assert (result.suffix[same[rest]] == 0).all()
 
 
 def test_settle_names_exactly_the_free_and_unwanted():
