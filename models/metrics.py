@@ -1,0 +1,227 @@
+"""How good a tokenizer is: every figure with its definition (numpy; faiss for neighbours)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import faiss
+import numpy as np
+
+DEFINITIONS = {
+    "used_codes": "codes of the level that at least one item has",
+    "perplexity_share": "exp(entropy in nats of the level's codes over items) / codebook size",
+    "gini": "Gini coefficient of items per code over all codes of the level: 0 even, 1 one code",
+    "collisions.a": "1 - distinct code tuples / items",
+    "collisions.b": "share of items whose code tuple another item has too",
+    "collisions.largest": "items in the fullest code tuple",
+    "collisions.floor": "a, b and largest of the items' texts: identical texts must collide",
+    "one_minus_r2": "sum |x - decoded|^2 / sum |x - mean x|^2 over items",
+    "prefix_cosine": "mean cosine over pairs of items with the same first l codes, l = 0..L "
+    "(0: all pairs); null when no pair shares the prefix",
+    "neighbourhood": "of an item's k nearest other items by cosine, the share with the same "
+    "first l codes, l = 1..L, mean over (sampled) items",
+    "category_agreement": "share of the pairs with the same first l codes whose first d "
+    "categories are equal too, and chance: that share over all pairs",
+    "kept": "share of items, live in both, whose first l codes are unchanged, l = 1..L",
+}
+
+
+def code_use(codes: np.ndarray, codebook_sizes: Sequence[int]) -> list[dict[str, float]]:
+    """Returns used codes, perplexity / K and Gini per level of (N, L) codes."""
+    levels = []
+    for column, size in zip(codes.T, codebook_sizes, strict=True):
+        counts = np.bincount(column, minlength=size).astype(np.float64)
+        share = counts[counts > 0] / max(1.0, counts.sum())
+        ascending = np.sort(counts)
+        rank = np.arange(1, size + 1)
+        total = counts.sum()
+        gini = (2 * (rank * ascending).sum() / (size * total) - (size + 1) / size) if total else 0.0
+        levels.append(
+            {
+                "codebook_size": int(size),
+                "used_codes": int((counts > 0).sum()),
+                "perplexity_share": float(np.exp(-(share * np.log(share)).sum()) / size),
+                "gini": float(gini),
+            }
+        )
+    return levels
+
+
+def collisions(keys: np.ndarray) -> dict[str, float]:
+    """Counts items that share a key.
+
+    Args:
+      keys: (N, L) codes, or (N,) anything numpy can sort: SIDs, content hashes.
+
+    Returns:
+      `a`, `b` and `largest`; see `DEFINITIONS`.
+    """
+    if not len(keys):
+        return {"a": 0.0, "b": 0.0, "largest": 0}
+    counts = np.bincount(group_by_value(keys))
+    return {
+        "a": float(1 - len(counts) / len(keys)),
+        "b": float(counts[counts > 1].sum() / len(keys)),
+        "largest": int(counts.max()),
+    }
+
+
+def one_minus_r2(embeddings: np.ndarray, decoded: np.ndarray) -> float:
+    """Returns the unexplained share of variance; 0 when all embeddings are equal and exact."""
+    wide = embeddings.astype(np.float64)
+    spread = float(((wide - wide.mean(axis=0)) ** 2).sum())
+    error = float(((wide - decoded) ** 2).sum())
+    return error / spread if spread > 0 else float(error > 0)
+
+
+def prefix_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | None]:
+    """Returns the mean cosine of item pairs that share 0..L codes.
+
+    Args:
+      codes: (N, L).
+      embeddings: (N, D), non-zero rows; they are normalised here.
+
+    Returns:
+      L + 1 means, None where no two items share the prefix.
+    """
+    unit = _unit(embeddings)
+    out: list[float | None] = []
+    for length in range(codes.shape[1] + 1):
+        group = group_by_value(codes[:, :length]) if length else np.zeros(len(codes), np.int64)
+        sums, sizes = _group_sums(unit, group)
+        pairs = float((sizes * (sizes - 1)).sum())
+        shared = sizes > 1
+        cosine = ((sums[shared] ** 2).sum(axis=1) - sizes[shared]).sum()
+        out.append(float(cosine / pairs) if pairs else None)
+    return out
+
+
+def neighbourhood(
+    codes: np.ndarray, embeddings: np.ndarray, neighbours: int = 10, sample: int = 10_000
+) -> list[float]:
+    """Returns, per prefix length 1..L, how many nearest neighbours share the prefix.
+
+    Args:
+      codes: (N, L).
+      embeddings: (N, D), non-zero rows.
+      neighbours: k, lowered to N - 1.
+      sample: items asked, evenly spaced over the rows; all when there are fewer.
+
+    Returns:
+      L shares; zeros for fewer than two items.
+    """
+    count, levels = codes.shape
+    k = min(neighbours, count - 1)
+    if k < 1:
+        return [0.0] * levels
+    unit = np.ascontiguousarray(_unit(embeddings), dtype=np.float32)
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit)
+    asked = np.unique(np.linspace(0, count - 1, min(sample, count)).astype(np.int64))
+    found = index.search(unit[asked], k + 1)[1]
+    # With identical embeddings an item need not come first in its own list.
+    other = found != asked[:, None]
+    other[other.all(axis=1), -1] = False
+    nearest = found[other].reshape(len(asked), k)
+    same = codes[nearest] == codes[asked][:, None]
+    return [float(v) for v in np.logical_and.accumulate(same, axis=2).mean(axis=(0, 1))]
+
+
+def category_agreement(
+    codes: np.ndarray, paths: Sequence[Sequence[str] | None], depth: int, length: int
+) -> dict[str, float | None]:
+    """Returns P(same first `depth` categories | same first `length` codes), and chance.
+
+    Args:
+      codes: (N, L).
+      paths: N category paths, coarse to fine; a path shorter than `depth` is compared whole,
+        and no path is a category of its own.
+      depth: categories compared.
+      length: codes shared.
+    """
+    labels: dict[tuple[str, ...], int] = {}
+    category = np.array(
+        [labels.setdefault(tuple((path or ())[:depth]), len(labels)) for path in paths], np.int64
+    )
+    by_category = np.bincount(category).astype(np.float64)
+    group = group_by_value(codes[:, :length])
+    by_group = np.bincount(group).astype(np.float64)
+    both = np.unique(group * len(labels) + category, return_counts=True)[1].astype(np.float64)
+    pairs = (by_group * (by_group - 1)).sum()
+    all_pairs = float(len(category)) * (len(category) - 1)
+    return {
+        "share": float((both * (both - 1)).sum() / pairs) if pairs else None,
+        "chance": float((by_category * (by_category - 1)).sum() / all_pairs) if all_pairs else None,
+    }
+
+
+def kept(codes: np.ndarray, previous: np.ndarray) -> list[float]:
+    """Returns the share of rows whose first 1..L codes are the same in both (N, L) arrays."""
+    if not len(codes):
+        return [1.0] * codes.shape[1]
+    same = np.logical_and.accumulate(codes == previous, axis=1)
+    return [float(share) for share in same.mean(axis=0)]
+
+
+def quality(
+    codes: np.ndarray,
+    codebook_sizes: Sequence[int],
+    embeddings: np.ndarray,
+    *,
+    decoded: np.ndarray | None = None,
+    content_hashes: Sequence[bytes] | None = None,
+    category_paths: Sequence[Sequence[str] | None] | None = None,
+) -> dict[str, object]:
+    """Measures everything that needs no second tokenizer.
+
+    Args:
+      codes: (N, L) of the items.
+      codebook_sizes: L sizes.
+      embeddings: (N, D) of the same items.
+      decoded: (N, D) reconstructions; without them there is no `one_minus_r2`.
+      content_hashes: N digests of the items' texts, for the collision floor.
+      category_paths: N paths, for category agreement at every depth and prefix length.
+
+    Returns:
+      A document ready for JSON, with `definitions`.
+    """
+    levels = codes.shape[1]
+    document: dict[str, object] = {
+        "items": len(codes),
+        "levels": code_use(codes, codebook_sizes),
+        "collisions": collisions(codes),
+        "prefix_cosine": prefix_cosine(codes, embeddings),
+        "neighbourhood": {"k": 10, "share": neighbourhood(codes, embeddings)},
+    }
+    if decoded is not None:
+        document["one_minus_r2"] = one_minus_r2(embeddings, decoded)
+    if content_hashes is not None:
+        document["collisions_floor"] = collisions(np.array(list(content_hashes), dtype=np.bytes_))
+    if category_paths is not None and any(category_paths):
+        depths = min(4, max(len(path) for path in category_paths if path))
+        document["category_agreement"] = [
+            {"depth": depth, "prefix": length}
+            | category_agreement(codes, category_paths, depth, length)
+            for depth in range(1, depths + 1)
+            for length in range(1, levels + 1)
+        ]
+    document["definitions"] = DEFINITIONS
+    return document
+
+
+def group_by_value(keys: np.ndarray) -> np.ndarray:
+    """Numbers equal rows (or values) of `keys` alike, 0 upwards in sorted order."""
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _group_sums(rows: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (G, D) sums and (G,) sizes of the rows of each group."""
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return np.add.reduceat(rows[order], starts, axis=0), sizes.astype(np.float64)
+
+
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+    wide = np.asarray(embeddings, dtype=np.float64)
+    return wide / np.linalg.norm(wide, axis=1, keepdims=True)

@@ -1,0 +1,77 @@
+"""Residual k-means: the plain baseline, and hard to beat on reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from models.config import RqkmeansConfig
+from models.kmeans import kmeans
+from models.nearest import nearest_codes
+from models.residual import ResidualQuantizer, checked_embeddings
+
+
+class Rqkmeans(ResidualQuantizer):
+    """Residual codebooks in embedding space; the latent is the embedding itself.
+
+    Args:
+      codebooks: L float32 arrays of shape (K_l, D).
+    """
+
+    kind: ClassVar[str] = "rqkmeans"
+
+    def __init__(self, codebooks: tuple[np.ndarray, ...]) -> None:
+        self._codebooks = codebooks
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length D of the embeddings it was fitted on."""
+        return int(self._codebooks[0].shape[1])
+
+    @property
+    def codebooks(self) -> tuple[np.ndarray, ...]:
+        """L float32 codebooks of shape (K_l, D), coarse to fine."""
+        return self._codebooks
+
+    def latents(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns the (N, D) embeddings as they are."""
+        return checked_embeddings(embeddings, self.embedding_dim)
+
+    def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to (N, D) float32: the sum of their codewords."""
+        return self.quantized(codes)
+
+    def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+        """Returns the JSON configuration and the codebooks."""
+        arrays = {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}
+        return {"codebook_sizes": list(self.codebook_sizes)}, arrays
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Rqkmeans:
+        """Rebuilds the quantizer from what `state` returned."""
+        return cls(tuple(arrays[f"codebooks.{level}"] for level in range(len(arrays))))
+
+
+def fit_rqkmeans(config: RqkmeansConfig, embeddings: np.ndarray) -> Rqkmeans:
+    """Fits one full-batch k-means a level on what the levels before left over.
+
+    Args:
+      config: sizes, iterations, seed.
+      embeddings: (N, D) float32, N at least 1, in canonical order: the result depends on it.
+
+    Returns:
+      The fitted quantizer.
+    """
+    residual = embeddings
+    codebooks: list[np.ndarray] = []
+    for level, size in enumerate(config.codebook_sizes):
+        book = kmeans(residual, size, config.iterations, config.seed + level)
+        codebooks.append(book)
+        residual = residual - book[nearest_codes(residual, book)]
+    return Rqkmeans(tuple(codebooks))

@@ -1,0 +1,143 @@
+"""Fits a tokenizer by name, and turns it into files and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.numpy
+
+from models.config import RqkmeansConfig, RqvaeConfig
+from models.quantizer import Quantizer
+from models.residual import checked_embeddings
+from models.rqkmeans import Rqkmeans, fit_rqkmeans
+from models.rqvae import Rqvae
+from models.rqvae_training import Progress, fit_rqvae
+
+FORMAT_VERSION = 1
+CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.json", "model.safetensors", "metrics.json"
+
+QuantizerConfig = RqvaeConfig | RqkmeansConfig
+
+
+def quantizer_config(kind: str) -> type[QuantizerConfig]:
+    """Returns the configuration class of a kind of tokenizer.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
+    match kind:
+        case "rqvae":
+            return RqvaeConfig
+        case "rqkmeans":
+            return RqkmeansConfig
+    raise ValueError(f"quantizer kind {kind!r} is unknown: use rqvae or rqkmeans")
+
+
+def fit_quantizer(
+    config: QuantizerConfig, embeddings: np.ndarray, progress: Progress | None = None
+) -> tuple[Quantizer, dict[str, object]]:
+    """Fits the tokenizer that a configuration describes.
+
+    The same rows in the same order, configuration and seed give the same files on one machine,
+    so the caller brings the rows into a canonical order, for example by content hash.
+
+    Args:
+      config: one of the configuration classes; its class says which tokenizer.
+      embeddings: (N, D) float32, finite, N at least 1.
+      progress: called as (step, steps, scalars) while a neural tokenizer trains.
+
+    Returns:
+      The quantizer, and a report ready for JSON: rows, seconds, and the last scalars.
+
+    Raises:
+      ValueError: no rows, or rows that are not finite.
+    """
+    started = time.perf_counter()
+    if np.ndim(embeddings) != 2 or not len(embeddings):
+        raise ValueError(
+            f"fitting needs embeddings of shape (N, D) with at least 1 row, got "
+            f"{np.shape(embeddings)}"
+        )
+    rows = checked_embeddings(embeddings, np.shape(embeddings)[1])
+    scalars: dict[str, float] = {}
+    quantizer: Quantizer
+    if isinstance(config, RqvaeConfig):
+        quantizer, scalars = fit_rqvae(config, rows, progress)
+    else:
+        quantizer = fit_rqkmeans(config, rows)
+    report: dict[str, object] = {
+        "rows": len(rows),
+        "seconds": round(time.perf_counter() - started, 3),
+        "config": dataclasses.asdict(config),
+        "last": scalars,
+    }
+    return quantizer, report
+
+
+def to_files(quantizer: Quantizer, metrics: Mapping[str, object]) -> dict[str, bytes]:
+    """Writes a tokenizer as named files.
+
+    Args:
+      quantizer: fitted.
+      metrics: anything ready for JSON; not part of the tokenizer's identity.
+
+    Returns:
+      `config.json`, `model.safetensors` and `metrics.json` as bytes. The same quantizer gives
+      the same first two byte for byte.
+    """
+    config, arrays = quantizer.state()
+    document = {
+        "format_version": FORMAT_VERSION,
+        "kind": quantizer.kind,
+        "embedding_dim": quantizer.embedding_dim,
+        "codebook_sizes": list(quantizer.codebook_sizes),
+        **config,
+    }
+    named = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    return {
+        CONFIG_FILE: _json(document),
+        MODEL_FILE: safetensors.numpy.save(named),
+        METRICS_FILE: _json(dict(metrics)),
+    }
+
+
+def tokenizer_id(files: Mapping[str, bytes]) -> str:
+    """Returns the sha256 (hex) of configuration and model, each behind its name and length."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, MODEL_FILE):
+        digest.update(f"{name} {len(files[name])}\n".encode())
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def from_files(files: Mapping[str, bytes]) -> Quantizer:
+    """Rebuilds the tokenizer that `to_files` wrote.
+
+    Raises:
+      ValueError: a file is missing, or was written by another version or kind.
+    """
+    missing = [name for name in (CONFIG_FILE, MODEL_FILE) if name not in files]
+    if missing:
+        raise ValueError(f"tokenizer lacks {', '.join(missing)}, it has {sorted(files)}")
+    config = json.loads(files[CONFIG_FILE])
+    if config.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"tokenizer has format version {config.get('format_version')!r}, this release reads "
+            f"{FORMAT_VERSION}"
+        )
+    arrays = safetensors.numpy.load(files[MODEL_FILE])
+    match config["kind"]:
+        case "rqvae":
+            return Rqvae.from_state(config, arrays)
+        case "rqkmeans":
+            return Rqkmeans.from_state(config, arrays)
+    raise ValueError(f"tokenizer is of unknown kind {config['kind']!r}")
+
+
+def _json(document: Mapping[str, object]) -> bytes:
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

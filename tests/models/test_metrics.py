@@ -1,0 +1,91 @@
+import json
+
+import numpy as np
+import pytest
+
+from models import metrics
+
+CODES = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 0]])
+EMBEDDINGS = np.array([[1, 0], [1, 0], [0, 1], [0, -2], [1, 1]], "f4")
+
+
+def test_code_use():
+    level = metrics.code_use(np.array([[0], [0], [1], [1]]), [4])[0]
+    assert level["used_codes"] == 2
+    assert level["perplexity_share"] == pytest.approx(2 / 4)
+    assert level["gini"] == pytest.approx(0.5)
+    even = metrics.code_use(np.arange(4)[:, None], [4])[0]
+    assert even["perplexity_share"] == pytest.approx(1.0)
+    assert even["gini"] == pytest.approx(0.0)
+    one = metrics.code_use(np.zeros((4, 1), int), [4])[0]
+    assert one["gini"] == pytest.approx(0.75)
+
+
+def test_collisions():
+    assert metrics.collisions(CODES) == {"a": pytest.approx(0.2), "b": 0.4, "largest": 2}
+    texts = np.array([b"x" * 16, b"x" * 16, b"y" * 16])
+    assert metrics.collisions(texts)["largest"] == 2
+    assert metrics.collisions(CODES[:0]) == {"a": 0.0, "b": 0.0, "largest": 0}
+
+
+def test_prefix_cosine_is_the_mean_over_pairs():
+    unit = EMBEDDINGS / np.linalg.norm(EMBEDDINGS, axis=1, keepdims=True)
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+
+    def mean(length):
+        chosen = [p for p in pairs if (CODES[p[0], :length] == CODES[p[1], :length]).all()]
+        return np.mean([unit[i] @ unit[j] for i, j in chosen])
+
+    expected = [mean(0), mean(1), mean(2)]
+    assert metrics.prefix_cosine(CODES, EMBEDDINGS) == pytest.approx(expected)
+    assert metrics.prefix_cosine(np.arange(5)[:, None], EMBEDDINGS)[1] is None
+
+
+def test_one_minus_r2():
+    rows = np.array([[0.0, 0], [2, 0]])
+    assert metrics.one_minus_r2(rows, rows) == 0
+    assert metrics.one_minus_r2(rows, np.array([[1.0, 0], [1, 0]])) == 1
+    assert metrics.one_minus_r2(rows[:1], rows[:1]) == 0
+
+
+def test_neighbourhood():
+    rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "f4")
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
+    assert metrics.neighbourhood(codes, rows, neighbours=1) == [1.0, 0.5]
+    assert metrics.neighbourhood(codes, rows, neighbours=9) == [pytest.approx(1 / 3), 1 / 6]
+    assert metrics.neighbourhood(codes[:1], rows[:1]) == [0.0, 0.0]
+
+
+def test_neighbourhood_does_not_count_an_item_as_its_own_neighbour():
+    same = np.ones((30, 4), "f4")
+    codes = np.arange(30)[:, None]
+    assert metrics.neighbourhood(codes, same, neighbours=5) == [0.0]
+
+
+def test_category_agreement():
+    paths = [["a", "x"], ["a", "y"], ["b"], None, ["b", "z"]]
+    one = metrics.category_agreement(CODES, paths, depth=1, length=1)
+    assert one == {"share": pytest.approx(1 / 4), "chance": pytest.approx(2 / 10)}
+    assert metrics.category_agreement(CODES, paths, depth=2, length=1)["share"] == 0
+
+
+def test_kept():
+    now = np.array([[1, 2], [3, 4], [5, 6]])
+    before = np.array([[1, 2], [3, 0], [0, 6]])
+    assert metrics.kept(now, before) == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+
+
+def test_quality_is_json_with_definitions():
+    document = metrics.quality(
+        CODES,
+        [2, 2],
+        EMBEDDINGS,
+        decoded=EMBEDDINGS,
+        content_hashes=[b"a" * 16, b"a" * 16, b"b" * 16, b"c" * 16, b"\0" * 16],
+        category_paths=[["a"], ["a"], ["b"], ["b"], []],
+    )
+    read = json.loads(json.dumps(document))
+    assert read["collisions_floor"]["b"] == pytest.approx(0.4)
+    assert read["one_minus_r2"] == 0
+    assert {"used_codes", "prefix_cosine", "kept"} <= set(read["definitions"])
+    assert len(read["category_agreement"]) == 2
