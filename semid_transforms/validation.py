@@ -1,0 +1,153 @@
+"""Which rows become items: the checks of the reading stage and the columns it passes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.config import InputConfig, TextConfig
+from schemas.rejects import RejectReason
+from schemas.tables import CONTENT_HASH, PARSED
+from semid_transforms import text
+from semid_transforms.coercion import Kind, Problem
+from semid_transforms.embedding_columns import EmbeddingSpec, combine, vector_fields, vector_name
+from semid_transforms.rows import Field, Reject, Rows, reject_batch
+from semid_transforms.sources import SourceSplit
+
+HASH_BYTES = CONTENT_HASH.byte_width
+_TEXT_DOMAIN = b"semid text"
+_VECTOR_DOMAIN = b"semid embedding"
+
+_KINDS = {
+    "item_id": Kind.TEXT,
+    "title": Kind.TEXT,
+    "category_path": Kind.PATH,
+    "popularity": Kind.NUMBER,
+    "updated_at": Kind.TIME,
+}
+
+
+def plan_fields(
+    input_config: InputConfig, text_config: TextConfig, embedding: EmbeddingSpec | None
+) -> list[Field]:
+    """Returns what is read of every row: the fixed fields, then text or embeddings."""
+    names = dict.fromkeys([*_KINDS, *(text_config.fields if embedding is None else ())])
+    fields = [Field(name, input_config.column(name), _KINDS.get(name, Kind.TEXT)) for name in names]
+    return fields + ([] if embedding is None else vector_fields(embedding.columns))
+
+
+def hash_texts(texts: pa.Array) -> pa.Array:
+    """Returns the content hash of N rendered texts: BLAKE2b-16, personalised `semid text`."""
+    return _hashes([value.encode() for value in texts.to_pylist()], _TEXT_DOMAIN)
+
+
+def hash_vectors(vectors: np.ndarray) -> pa.Array:
+    """Returns the content hash of (N, D) float32 embeddings, over their little-endian bytes.
+
+    BLAKE2b-16, personalised `semid embedding`, so that it never meets the hash of a text.
+    """
+    little_endian = np.ascontiguousarray(vectors, "<f4")
+    return _hashes([row.tobytes() for row in little_endian], _VECTOR_DOMAIN)
+
+
+def _hashes(contents: Sequence[bytes], domain: bytes) -> pa.Array:
+    digests = [
+        hashlib.blake2b(content, digest_size=HASH_BYTES, person=domain).digest()
+        for content in contents
+    ]
+    return pa.array(digests, CONTENT_HASH)
+
+
+def validate(
+    rows: Rows, split: SourceSplit, text_config: TextConfig, embedding: EmbeddingSpec | None
+) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Judges rows.
+
+    A row with several faults is refused for the first of: a field that cannot be read, no id, no
+    text or a bad embedding.
+
+    Args:
+      rows: from a file.
+      split: where they come from.
+      text_config: the template of the text, when there is no embedding.
+      embedding: how the catalog's embeddings are combined, or None to render text.
+
+    Returns:
+      A `PARSED` batch and a `REJECTS` batch that together hold every row once.
+    """
+    fields = rows.fields
+    number = fields.num_rows
+    problems = dict(rows.problems)
+    blank_id = _is_blank(fields.column("item_id"))
+    for row in np.flatnonzero(blank_id).tolist():
+        problems.setdefault(row, Problem(RejectReason.MISSING_ID, "item_id is missing or blank"))
+    titles = text.clean(fields.column("title"))
+    paths = text.clean_paths(fields.column("category_path"))
+    if embedding is None:
+        texts = _render(fields, titles, paths, text_config)
+        used = ", ".join(text_config.fields)
+        for row in np.flatnonzero(_to_numpy(pc.equal(texts, ""))).tolist():
+            problems.setdefault(row, Problem(RejectReason.NO_TEXT, f"all of {used} are empty"))
+    else:
+        texts = pa.nulls(number, pa.string())
+        columns = [fields.column(vector_name(i)) for i in range(len(embedding.columns))]
+        vectors, bad = combine(columns, embedding)
+        for row, detail in bad.items():
+            problems.setdefault(row, Problem(RejectReason.BAD_EMBEDDING, detail))
+    valid = np.ones(number, bool)
+    valid[list(problems)] = False
+    kept = pa.array(np.flatnonzero(valid))
+    texts = texts.take(kept)
+    hashes = hash_texts(texts) if embedding is None else hash_vectors(vectors[valid])
+    titles = titles.take(kept)
+    parsed = pa.RecordBatch.from_arrays(
+        [
+            fields.column("item_id").take(kept),
+            texts,
+            pc.if_else(pc.equal(titles, ""), pa.scalar(None, pa.string()), titles),
+            paths.take(kept),
+            fields.column("popularity").take(kept),
+            fields.column("updated_at").take(kept),
+            hashes,
+            pa.repeat(pa.scalar(split.path), len(kept)),
+            pa.repeat(pa.scalar(split.number, pa.int64()), len(kept)),
+            pa.array(rows.numbers[valid]),
+        ],
+        schema=PARSED,
+    )
+    return parsed, reject_batch(split.path, [*rows.refused, *_rejects(rows, problems, blank_id)])
+
+
+def _render(
+    fields: pa.RecordBatch, titles: pa.Array, paths: pa.Array, text_config: TextConfig
+) -> pa.Array:
+    cleaned = {"title": titles, "category_path": text.join_paths(paths)}
+    for name in text_config.fields:
+        if name not in cleaned:
+            cleaned[name] = text.clean(fields.column(name))
+    return text.render(cleaned, text_config)
+
+
+def _rejects(rows: Rows, problems: dict[int, Problem], blank_id: np.ndarray) -> list[Reject]:
+    ids = rows.fields.column("item_id")
+    return [
+        Reject(
+            problem,
+            rows.place(row),
+            rows.payload(row),
+            None if blank_id[row] else ids[row].as_py(),
+        )
+        for row, problem in sorted(problems.items())
+    ]
+
+
+def _is_blank(texts: pa.Array) -> np.ndarray:
+    return _to_numpy(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
+
+
+def _to_numpy(mask: pa.Array) -> np.ndarray:
+    return mask.to_numpy(zero_copy_only=False)
