@@ -9,11 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.config import InputConfig
+from schemas.config import InputConfig, ShardConfig
 from semid_transforms.coercion import Kind
+from semid_transforms.files import SourceFile
+from semid_transforms.formats import read_rows
 from semid_transforms.rows import Field
+from semid_transforms.sources import SourceSplit, file_columns, list_splits
 
 DEFAULT_COLUMN = "embedding"
+
+_SEARCHED_ROWS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,98 @@ def _dense(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, str]]:
     return values, wrong
 
 
-def embedding_weights(input_config: InputConfig, num_columns: int) -> tuple[float, ...]:
-    """Returns the configured weight of every column, 1 without one."""
-    weights = input_config.embedding_weights
-    return tuple(weights) if weights is not None else (1.0,) * num_columns
+def find_embedding(
+    sources: Sequence[SourceFile], input_config: InputConfig, shard_config: ShardConfig
+) -> EmbeddingSpec | None:
+    """Finds out whether the catalog brings embeddings, and how long they are.
+
+    The first row that has a vector in every column decides; at most 100,000 rows are looked at.
+    Without a mapping a column called `embedding` is taken where the first file with rows has one.
+
+    Returns:
+      The columns with their lengths, or None when text is to be embedded.
+
+    Raises:
+      ValueError: embedding columns are mapped or found, and no row has a vector in all of them.
+      OSError: a file cannot be opened or read; the message names it.
+    """
+    mapped = input_config.embedding_columns
+    if mapped == []:
+        return None
+    columns = mapped or [DEFAULT_COLUMN]
+    fields = vector_fields(columns)
+    seen = 0
+    present = mapped is not None
+    for split in list_splits(sources, shard_config.split_bytes):
+        if not present:
+            names = file_columns(split.path)
+            if names is not None and DEFAULT_COLUMN not in names:
+                return None
+            present = names is not None
+        for rows in read_rows(split, fields, input_config, shard_config):
+            lengths = [rows.fields.column(i).value_lengths() for i in range(len(fields))]
+            present = present or bool(rows.problems) or lengths[0].null_count < len(lengths[0])
+            widths = np.array([array.fill_null(0).to_numpy() for array in lengths])
+            if (full := np.flatnonzero((widths > 0).all(axis=0))).size:
+                first = tuple(int(width) for width in widths[:, full[0]])
+                weights = tuple(input_config.embedding_weights or [1.0] * len(columns))
+                return EmbeddingSpec(tuple(columns), first, weights)
+            seen += rows.read
+            if seen >= _SEARCHED_ROWS:
+                break
+        if seen >= _SEARCHED_ROWS or (seen and not present):
+            break
+    if not present:
+        return None
+    raise ValueError(
+        f"no row among the first {seen} has an embedding in {', '.join(columns)}: set "
+        "input.columns.embedding to the columns that hold lists of numbers, or to [] to embed text"
+    )
+
+
+def read_vectors(
+    split: SourceSplit,
+    rows: np.ndarray,
+    input_config: InputConfig,
+    shard_config: ShardConfig,
+    embedding: EmbeddingSpec,
+) -> np.ndarray:
+    """Reads embeddings again by where they stand.
+
+    Args:
+      split: the split that `PARSED.split` numbers in the file `PARSED.source`.
+      rows: (n,) values of `PARSED.row`, in any order, repeats allowed.
+      input_config: field mapping and limits.
+      shard_config: the same `split_bytes` as when the splits were listed.
+      embedding: the same as when the rows were read.
+
+    Returns:
+      (n, D) float32 of unit length, in the order of `rows`.
+
+    Raises:
+      ValueError: a row is not there or has no valid embedding: the file has changed.
+      OSError: the file cannot be opened or read; the message names it.
+    """
+    wanted, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    found = np.zeros(len(wanted), bool)
+    vectors = np.empty((len(wanted), embedding.embedding_dim), np.float32)
+    for some in read_rows(split, vector_fields(embedding.columns), input_config, shard_config):
+        if found.all():
+            break
+        position = np.searchsorted(wanted, some.numbers)
+        position[position == len(wanted)] = 0
+        hits = np.flatnonzero(wanted[position] == some.numbers)
+        if len(hits) == 0:
+            continue
+        taken = some.fields.take(pa.array(hits))
+        columns = [taken.column(vector_name(i)) for i in range(len(embedding.columns))]
+        matrix, bad = combine(columns, embedding)
+        good = np.array([i for i in range(len(hits)) if i not in bad], np.int64)
+        vectors[position[hits[good]]] = matrix[good]
+        found[position[hits[good]]] = True
+    if not found.all():
+        raise ValueError(
+            f"{split.path} has changed while it was read: row {wanted[~found][0]} of split "
+            f"{split.number} has no valid embedding any more. Start the run again"
+        )
+    return vectors[places]
