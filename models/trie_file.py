@@ -80,8 +80,9 @@ def read_trie(path: str | Path) -> Trie:
     Raises:
       ValueError: the file is not a trie of a version this code knows, or is cut short.
     """
-    # A plain view: operations on np.memmap itself pay for its subclass, 3 us each.
-    mapped = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    # A plain view, because np.memmap costs 3 us an operation; copy-on-write, because torch takes
+    # no read-only arrays. Nothing is ever written back.
+    mapped = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
     length = int.from_bytes(mapped[:8].tobytes(), "little")
     if not 0 < length <= min(_MAX_HEADER_BYTES, len(mapped) - 8):
         raise ValueError(f"{path} is not a safetensors file: its header would have {length} bytes")
