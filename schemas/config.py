@@ -236,7 +236,6 @@ class JobConfig:
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     quantizer: dict[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "rqvae"})
-    training: dict[str, Any] = dataclasses.field(default_factory=dict)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     collisions: CollisionConfig = dataclasses.field(default_factory=CollisionConfig)
     ngrams: tuple[dict[str, Any], ...] = (

@@ -66,6 +66,7 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
     kept = rows.filter(pa.array(first))
     lost = np.flatnonzero(~first & ~same_content)
 
+    parent = _one_row_per_item(parent)
     previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
     known = previous.is_valid().to_numpy(zero_copy_only=False)
     before = parent.take(previous)
@@ -96,6 +97,16 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
         rejects=_reject_losers(rows, lost, keeper),
         counts=_count(rows, first, same_content),
     )
+
+
+def _one_row_per_item(parent: pa.RecordBatch) -> pa.RecordBatch:
+    """Keeps an item's live row, else its reserved ID with the largest number.
+
+    An item that moved owns the ID it left as well as the one it has.
+    """
+    keys = [("item_id", "ascending"), ("reserved", "ascending"), ("sid", "descending")]
+    ordered = parent.take(pc.sort_indices(parent, sort_keys=keys))
+    return ordered.filter(pa.array(_run_starts(ordered["item_id"])))
 
 
 def _preference(parsed: pa.RecordBatch) -> pa.Array:

@@ -172,17 +172,16 @@ class EncoderHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, SentenceEncode
 
     def run_inference(
         self,
-        batch: Sequence[pa.RecordBatch],
+        batch: pa.RecordBatch,
         model: SentenceEncoder,
         inference_args: dict | None = None,
     ) -> Iterable[pa.RecordBatch]:
-        """Yields each part with its embeddings."""
-        for part in batch:
-            yield embed_batch(part, model)
+        """Returns the part with its embeddings; without batching a batch is one element."""
+        return [embed_batch(batch, model)]
 
-    def get_num_bytes(self, batch: Sequence[pa.RecordBatch]) -> int:
+    def get_num_bytes(self, batch: pa.RecordBatch) -> int:
         """Bytes of text and columns, as Arrow counts them."""
-        return sum(part.nbytes for part in batch)
+        return int(batch.nbytes)
 
     def get_metrics_namespace(self) -> str:
         """Prefix of the inference metrics."""

@@ -159,6 +159,16 @@ def remove_tree(path: str) -> None:
         FileSystems.delete([path.rstrip("/") + "/"])
 
 
+def size(path: str) -> int:
+    """Returns a file's size in bytes."""
+    return int(FileSystems.get_filesystem(path).size(path))
+
+
+def is_same_file(left: str, right: str) -> bool:
+    """True when two local paths are one file, as after a hard link."""
+    return is_local(left) and is_local(right) and os.path.samefile(left, right)
+
+
 def sha256(path: str) -> str:
     """Returns the hex digest of a file's content."""
     digest = hashlib.sha256()

@@ -1,0 +1,346 @@
+"""The links of the nightly chain. Every one leaves durable files, so it can be re-run alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.shards import balanced_ranges
+from models.sid import SidLayout
+from pipelines.beam_options import run_pipeline, single_process
+from pipelines.catalog_input import CatalogInput
+from pipelines.definitions import (
+    define_assign,
+    define_collect,
+    define_embed,
+    define_fit,
+    define_index,
+    define_place,
+    define_read,
+)
+from pipelines.generation import Outcome, build_manifest, link_tables, table_paths
+from pipelines.job import Job
+from pipelines.root import Published, Root
+from pipelines.runs import Run
+from schemas.manifest import Fingerprints
+from schemas.rejects import SourceCounts
+from semid_transforms import files
+from semid_transforms.embedding import EmbeddingParts
+from semid_transforms.fitting import FitTokenizer
+from semid_transforms.indexing import IndexItems, IndexPaths
+from semid_transforms.placing import PlaceItems, ShardPlan
+from semid_transforms.quantizing import AssignCodes, histogram_length
+from semid_transforms.shard_placement import Identity, Stamp
+
+_BYTES_PER_ITEM = 256
+"""Rough size of a catalog row on disk, only to choose how many shards reading is cut into."""
+
+_REPLAN_FACTOR = 2
+"""The SID space is cut anew when shards hold on average this many times what they should."""
+
+
+class Chain:
+    """The links of one run, in order; each takes the results of those before it."""
+
+    def __init__(
+        self,
+        job: Job,
+        run: Run,
+        parent: Published,
+        catalog: CatalogInput,
+    ):
+        self._job = job
+        self._settings = job.settings
+        self._run = run
+        self._parent = parent
+        self._catalog = catalog
+        self._reader = catalog.reader
+
+    def read(self) -> dict[str, Any]:
+        """Reads, validates, deduplicates, compares with the parent."""
+        run = self._run
+        for folder in (run.scratch("read"), run.output("catalog"), run.output("rejects")):
+            files.remove_tree(folder)
+        run_pipeline(
+            self._job.beam,
+            lambda root: define_read(
+                root,
+                self._reader,
+                [*self._parent_paths("items"), *self._parent_paths("reserved")],
+                self._settings.layout,
+                self._num_item_shards(),
+                run,
+            ),
+        )
+        for path in files.list_files(run.scratch("read", "rejects")):
+            files.copy(path, run.output("rejects", path.rsplit("/", 1)[-1]))
+        counts = _source_counts(
+            [source.path for source in self._reader.sources],
+            files.list_files(run.scratch("read", "counts")),
+        )
+        return {
+            "sources": {source: count.to_json() for source, count in counts.items()},
+            "rejects": _reject_counts(files.list_files(run.output("rejects"))),
+            "changed": _rows(files.list_files(run.scratch("read", "changed"))),
+            "retired": _rows(files.list_files(run.scratch("read", "retired"))),
+        }
+
+    def embed(self, read: dict[str, Any]) -> dict[str, Any]:
+        """Embeds what is new or changed; carries the parent's embeddings over."""
+        run = self._run
+        known = self._parent_paths("embeddings")
+        for path in known:
+            files.copy(path, run.output("embeddings", path.rsplit("/", 1)[-1]))
+        if not read["changed"]:
+            return {"parts": [], "counters": {}}
+        parts = EmbeddingParts(
+            embeddings=run.output("embeddings"),
+            origin=run.scratch("origin"),
+            prefix=f"part-{run.generation[:6]}",
+            known=tuple(known),
+        )
+        changed = files.list_files(run.scratch("read", "changed"))
+        if not self._catalog.brings_embeddings:
+            config = self._settings.job.encoder
+            num_parts = math.ceil(read["changed"] / config.rows_per_part)
+            counters = run_pipeline(
+                self._job.beam,
+                lambda root: define_embed(root, changed, self._settings, parts, num_parts),
+            )
+        else:
+            counters = run_pipeline(
+                self._job.beam,
+                lambda root: define_collect(root, changed, self._settings, parts, self._reader),
+            )
+        names = [path.rsplit("/", 1)[-1] for path in files.list_files(parts.origin, ".parquet")]
+        return {"parts": names, "counters": counters}
+
+    def fit(self) -> dict[str, Any]:
+        """Takes the parent's tokenizer, or one that was fitted for this root, or fits one."""
+        root = self._job.root
+        if self._parent.manifest is not None:
+            return {"tokenizer_id": self._parent.manifest.fingerprints.tokenizer, "fitted": False}
+        origin = {
+            "encoder": self._catalog.encoder["fingerprint"],
+            "template": self._settings.template_fingerprint,
+            "settings": self._settings.tokenizer_fingerprint,
+        }
+        if ready := find_tokenizer(root, origin):
+            return {"tokenizer_id": ready, "fitted": False}
+        result_path = self._run.scratch("fit", "result.json")
+        fit = FitTokenizer(
+            self._settings.quantizer,
+            self._settings.job.fit.sample_rows,
+            {**origin, "fitted_at": self._run.time.isoformat()},
+            files.join(root.path, "tokenizers"),
+            result_path,
+        )
+        embeddings = files.list_files(self._run.output("embeddings"), ".parquet")
+        run_pipeline(
+            single_process(self._job.beam), lambda pipeline: define_fit(pipeline, embeddings, fit)
+        )
+        return {**json.loads(files.read_bytes(result_path)), "fitted": True}
+
+    def assign(
+        self, read: dict[str, Any], embed: dict[str, Any], fit: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Quantizes what was embedded and cuts the SID space into shards."""
+        run, layout = self._run, self._settings.layout
+        manifest = self._parent.manifest
+        live = sum(counts["live"] for counts in read["sources"].values())
+        per_shard = self._settings.job.shards.rows_per_shard
+        replan = manifest is None or live > _REPLAN_FACTOR * per_shard * len(manifest.shards)
+        if not replan and not embed["parts"]:
+            assert manifest is not None
+            return {"shards": manifest.shards, "replanned": False}
+        histogram_path = run.scratch("assign", "histogram.parquet")
+        files.remove_tree(run.scratch("assign"))
+        assign = AssignCodes(
+            embeddings_folder=run.output("embeddings"),
+            origin_folder=run.scratch("origin"),
+            codes_folder=run.scratch("assign", "codes"),
+            histogram_path=histogram_path,
+            tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
+            layout=layout,
+        )
+        parent_items = self._parent_paths("items") if replan else []
+        run_pipeline(
+            self._job.beam,
+            lambda root: define_assign(root, embed["parts"], parent_items, assign),
+        )
+        if not replan:
+            assert manifest is not None
+            return {"shards": manifest.shards, "replanned": False}
+        shards = _plan_shards(histogram_path, layout, math.ceil(live / per_shard))
+        return {"shards": shards, "replanned": True}
+
+    def place(
+        self,
+        read: dict[str, Any],
+        embed: dict[str, Any],
+        fit: dict[str, Any],
+        assign: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Gives every changed item its ID; links the shards nothing happened in."""
+        run, manifest = self._run, self._parent.manifest
+        tables = ("items", "reserved", "changes")
+        for table in tables:
+            files.remove_tree(run.output(table))
+        everything = assign["replanned"] or (
+            manifest is not None and manifest.config["ngrams"] != self._settings.to_json()["ngrams"]
+        )
+        if embed["parts"] or read["retired"] or everything:
+            place = self._place_items(fit["tokenizer_id"], assign["shards"])
+            rewrite = range(len(assign["shards"])) if everything else ()
+            counters = run_pipeline(
+                self._job.beam,
+                lambda root: define_place(
+                    root,
+                    [run.scratch("assign", "codes", part) for part in embed["parts"]],
+                    files.list_files(run.scratch("read", "retired")),
+                    list(rewrite),
+                    place,
+                ),
+            )
+        else:
+            counters = {}
+        written = [path.rsplit("/", 1)[-1] for path in files.list_files(run.output("items"))]
+        if not everything:
+            for table in ("items", "reserved"):
+                for path in self._parent_paths(table):
+                    if (name := path.rsplit("/", 1)[-1]) not in written:
+                        files.copy(path, run.output(table, name))
+        return {"shards": assign["shards"], "written": len(written), "counters": counters}
+
+    def index(self, fit: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+        """Builds trie, nodes, n-gram vocabulary and quality table, or links the parent's."""
+        run = self._run
+        if not place["written"]:
+            assert self._parent.generation is not None
+            link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
+            parent_folder = self._job.root.folder(self._parent.generation)
+            files.copy(files.join(parent_folder, "metrics.json"), run.output("metrics.json"))
+            return {"rebuilt": False}
+        paths = IndexPaths(
+            items=tuple(files.list_files(run.output("items"), ".parquet")),
+            catalog=tuple(files.list_files(run.output("catalog"), ".parquet")),
+            embeddings=tuple(files.list_files(run.output("embeddings"), ".parquet")),
+            tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
+            generation_folder=run.generation_folder,
+        )
+        shared = self._settings.job.collisions.policy == "none"
+        index = IndexItems(paths, self._settings.layout, self._settings.features, shared)
+        run_pipeline(self._job.beam, lambda root: define_index(root, index))
+        return {"rebuilt": True}
+
+    def publish(self, results: dict[str, dict[str, Any]]) -> Outcome:
+        """Writes the manifest and swaps CURRENT."""
+        settings, run = self._settings, self._run
+        manifest = build_manifest(
+            run,
+            self._parent,
+            results,
+            Fingerprints(
+                encoder=self._catalog.encoder["fingerprint"],
+                template=settings.template_fingerprint,
+                tokenizer=results["fit"]["tokenizer_id"],
+                tokenizer_settings=settings.tokenizer_fingerprint,
+                layout=settings.layout.to_json(),
+            ),
+            self._catalog.encoder,
+            settings.to_json(),
+        )
+        self._job.root.publish(manifest, self._parent)
+        run.discard()
+        metrics = json.loads(files.read_bytes(run.output("metrics.json")))
+        return Outcome(manifest, metrics, results)
+
+    def _place_items(self, tokenizer_id: str, shards: Sequence[int]) -> PlaceItems:
+        run, manifest = self._run, self._parent.manifest
+        collisions = self._settings.job.collisions
+        parent_folder = None
+        if self._parent.generation is not None:
+            parent_folder = self._job.root.folder(self._parent.generation)
+        plan = ShardPlan(
+            starts=tuple(shards),
+            parent_starts=tuple(manifest.shards) if manifest else (),
+            parent_folder=parent_folder,
+            parent_parts=frozenset(
+                file.path
+                for table in ("items", "reserved")
+                for file in (manifest.table(table) if manifest else ())
+            ),
+        )
+        return PlaceItems(
+            plan=plan,
+            identity=Identity(
+                self._settings.layout, collisions.policy, collisions.on_change == "reassign"
+            ),
+            stamp=Stamp(run.generation, tokenizer_id, run.time),
+            features=self._settings.features,
+            folders=(run.scratch("settled"), run.generation_folder, run.output("embeddings")),
+            tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
+        )
+
+    def _parent_paths(self, table: str) -> list[str]:
+        return table_paths(self._job.root, self._parent, table)
+
+    def _num_item_shards(self) -> int:
+        catalog_bytes = sum(source.bytes for source in self._reader.sources)
+        known = self._parent.manifest.counts["items"] if self._parent.manifest else 0
+        rows = max(known, catalog_bytes // _BYTES_PER_ITEM)
+        return max(1, math.ceil(rows / self._settings.job.shards.rows_per_shard))
+
+
+def find_tokenizer(root: Root, origin: dict[str, str]) -> str | None:
+    """Returns the newest tokenizer under a root that was fitted on the same kind of embeddings."""
+    found: list[tuple[str, str]] = []
+    pattern = files.join(root.path, "tokenizers", "*", "metrics.json")
+    try:
+        paths = [file.path for file in files.match([pattern])]
+    except FileNotFoundError:
+        return None
+    for path in paths:
+        fitted = json.loads(files.read_bytes(path))["origin"]
+        if all(fitted.get(name) == value for name, value in origin.items()):
+            found.append((fitted["fitted_at"], path.split("/")[-2]))
+    return max(found)[1] if found else None
+
+
+def _plan_shards(histogram_path: str, layout: SidLayout, num_shards: int) -> list[int]:
+    """Cuts the SID space into ranges of about equal size; returns each range's first SID."""
+    histogram = files.read_table(histogram_path)
+    ranges = balanced_ranges(
+        histogram["prefix"].to_numpy(), histogram["rows"].to_numpy(), num_shards
+    )
+    shift = layout.shift(histogram_length(layout))
+    return [int(start) << shift for start in ranges.starts]
+
+
+def _source_counts(sources: Sequence[str], parts: Sequence[str]) -> dict[str, SourceCounts]:
+    counts = dict.fromkeys(sources, SourceCounts(0, 0, 0, 0))
+    for part in parts:
+        for row in files.read_table(part).to_pylist():
+            counts[row.pop("source")] += SourceCounts(**row)
+    return counts
+
+
+def _reject_counts(parts: Sequence[str]) -> dict[str, int]:
+    if not parts:
+        return {}
+    reasons = pa.concat_tables(files.read_table(part, ["reason"]) for part in parts)["reason"]
+    values, counts = np.unique(np.array(reasons.to_pylist(), object), return_counts=True)
+    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _rows(parts: Sequence[str]) -> int:
+    total = 0
+    for part in parts:
+        with files.parquet_file(part) as file:
+            total += file.metadata.num_rows
+    return total

@@ -1,0 +1,216 @@
+"""The `semid` command."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipelines.errors import CommandError, UsageError
+
+_log = logging.getLogger(__name__)
+
+_EPILOG = (
+    "exit codes: 0 published or nothing to do, 2 bad usage or configuration, 3 input refused, "
+    "4 a quality gate refused to publish, 5 mismatch with what is published, 1 anything else"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    parser = _build_parser()
+    options, beam_arguments = parser.parse_known_args(arguments)
+    if beam_arguments and not options.takes_beam_options:
+        parser.error(f"unrecognized arguments: {' '.join(beam_arguments)}")
+    _configure_logging(options.quiet)
+    try:
+        return int(options.run(options, beam_arguments))
+    except CommandError as error:
+        print(f"semid {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"semid {options.command}: interrupted; run again to resume", file=sys.stderr)
+        return 1
+    except Exception as error:
+        _log.debug("failed", exc_info=True)
+        if options.debug:
+            raise
+        print(
+            f"semid {options.command}: {type(error).__name__}: {error}\nnothing that was published "
+            f"changed; run again to resume, or with --debug for the whole traceback",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="semid", description="Turns item catalogs into semantic IDs.", epilog=_EPILOG
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, run: Callable[..., int], text: str, beam: bool = False
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=_EPILOG, allow_abbrev=False
+        )
+        command.set_defaults(run=run, takes_beam_options=beam)
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        return command
+
+    job = add("tokenize", _tokenize, "read a full catalog and publish a new generation", beam=True)
+    _add_job_arguments(job)
+
+    show = add("show", _show, "look at one item, one SID, one prefix, or the generation")
+    show.add_argument("--root", required=True)
+    what = show.add_mutually_exclusive_group()
+    what.add_argument("--item", metavar="ID", help="an item id")
+    what.add_argument("--sid", metavar="SID", help="a SID, packed or as codes: 17-203-5")
+    what.add_argument("--prefix", metavar="CODES", help="the first codes: 17-203")
+    show.add_argument("--limit", type=int, default=10, help="rows per list (default 10)")
+
+    check = add("verify", _verify, "re-check every invariant from the files alone")
+    check.add_argument("--root", required=True)
+    check.add_argument("--generation", metavar="ID", help="default: the published one")
+
+    metrics = add("metrics", _metrics, "print the tokenizer-quality table")
+    metrics.add_argument("--root", required=True)
+
+    first = add("quickstart", _quickstart, "try everything on a small generated catalog", beam=True)
+    first.add_argument(
+        "--folder", default="semid-quickstart", help="where to write (default ./semid-quickstart)"
+    )
+    return parser
+
+
+def _add_job_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--catalog",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="PATTERN",
+        help="globs of Parquet, JSON Lines or CSV, plain or gzip, local or gs://",
+    )
+    command.add_argument("--root", required=True, help="where generations are published")
+    command.add_argument("--config", metavar="FILE", help="YAML configuration")
+    command.add_argument(
+        "--as-of",
+        type=_timestamp,
+        metavar="TIME",
+        help="ISO 8601 time to stamp rows with, such as a scheduler's logical date (default: now)",
+    )
+
+
+def _timestamp(text: str) -> datetime.datetime:
+    try:
+        value = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an ISO 8601 time") from error
+    return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+
+
+def _tokenize(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from pipelines.beam_options import build_options
+    from pipelines.job import Job
+    from pipelines.root import Root
+    from pipelines.settings import load_settings
+    from pipelines.summary import outcome_json, outcome_text
+    from pipelines.tokenize import tokenize
+
+    settings = load_settings(options.config)
+    root = Root(options.root)
+    job = Job(tuple(options.catalog), root, settings, build_options(beam_arguments), options.as_of)
+    outcome = tokenize(job)
+    _print(options, outcome_json(root, outcome), lambda: outcome_text(root, outcome))
+    return 0
+
+
+def _show(options: argparse.Namespace, _: list[str]) -> int:
+    from pipelines.root import Root
+    from pipelines.show import open_view, show_item, show_prefix, show_sid, show_text
+
+    if options.limit < 1:
+        raise UsageError(f"--limit must be at least 1, got {options.limit}")
+    view = open_view(Root(options.root))
+    if options.item is not None:
+        shown = show_item(view, options.item, options.limit)
+    elif options.sid is not None:
+        shown = show_sid(view, options.sid, options.limit)
+    else:
+        shown = show_prefix(view, options.prefix or "", options.limit)
+    _print(options, shown, lambda: show_text(shown))
+    return 0
+
+
+def _verify(options: argparse.Namespace, _: list[str]) -> int:
+    from pipelines.root import Root
+    from pipelines.summary import verdict_text
+    from pipelines.verify import verify
+
+    verdict = verify(Root(options.root), options.generation)
+    _print(options, verdict.to_json(), lambda: verdict_text(verdict))
+    return 1 if verdict.problems else 0
+
+
+def _metrics(options: argparse.Namespace, _: list[str]) -> int:
+    from pipelines.root import Root
+    from pipelines.summary import definitions_text, metrics_text
+    from semid_transforms import files
+
+    root = Root(options.root)
+    generation, _manifest = root.require_published()
+    metrics = json.loads(files.read_bytes(files.join(root.folder(generation), "metrics.json")))
+    _print(
+        options,
+        {"generation": generation, **metrics},
+        lambda: "\n".join(
+            [f"generation {generation}", metrics_text(metrics), definitions_text(metrics)]
+        ),
+    )
+    return 0
+
+
+def _quickstart(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from pipelines.quickstart import quickstart, tour
+    from pipelines.summary import outcome_json, outcome_text
+
+    outcome, root = quickstart(options.folder, beam_arguments)
+    _print(
+        options,
+        outcome_json(root, outcome),
+        lambda: "\n\n".join(
+            [
+                outcome_text(root, outcome),
+                tour(root),
+                f"next: semid verify --root {root.path}\n"
+                f"      semid show --root {root.path} --item P000100",
+            ]
+        ),
+    )
+    return 0
+
+
+def _print(options: argparse.Namespace, value: Any, text: Callable[[], str]) -> None:
+    """Prints the result once: as JSON, or as text for people."""
+    print(json.dumps(value, indent=1, ensure_ascii=False) if options.json else text())
+
+
+def _configure_logging(quiet: bool) -> None:
+    """Sends progress lines of semid itself to stderr, and only warnings of everything else."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    for package in ("pipelines", "semid_transforms", "models"):
+        logging.getLogger(package).setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

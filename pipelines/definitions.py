@@ -1,0 +1,142 @@
+"""The job's pipelines, one function each: objects in, one labelled line per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apache_beam as beam
+import pyarrow as pa
+
+from models.sid import SidLayout
+from pipelines.runs import Run
+from pipelines.settings import Settings
+from schemas.tables import REJECTS, SOURCE_COUNTS
+from semid_transforms.collecting import CollectVectors
+from semid_transforms.diffing import DiffItems
+from semid_transforms.embedding import EmbeddingParts, EmbedTexts
+from semid_transforms.fitting import FitTokenizer
+from semid_transforms.indexing import IndexItems
+from semid_transforms.parent import ReadParent
+from semid_transforms.placing import PlaceItems
+from semid_transforms.quantizing import AssignCodes, retired_rows
+from semid_transforms.reading import CatalogReader, ReadCatalog
+from semid_transforms.tables import ReadTables, WriteTable
+
+
+def define_read(
+    root: beam.Pipeline,
+    reader: CatalogReader,
+    parent_paths: Sequence[str],
+    layout: SidLayout,
+    num_shards: int,
+    run: Run,
+) -> None:
+    """Reads, validates and deduplicates the catalog and compares it with the parent generation."""
+    catalog = root | "ReadCatalog" >> ReadCatalog(reader)
+    parent = _each(root, "Parent", parent_paths) | "ReadParent" >> ReadParent(layout)
+    (
+        {"parsed": catalog.parsed, "parent": parent}
+        | "DiffItems"
+        >> DiffItems(
+            folder=run.scratch("read"),
+            catalog_folder=run.output("catalog"),
+            num_shards=num_shards,
+            sid_type=pa.from_numpy_dtype(layout.dtype),
+        )
+    )
+    (
+        catalog.rejected
+        | "WriteRejects"
+        >> WriteTable(
+            run.scratch("read", "rejects"), "read", REJECTS, ("source", "detail"), num_shards
+        )
+    )
+    (
+        catalog.counts
+        | "WriteCounts"
+        >> WriteTable(run.scratch("read", "counts"), "read", SOURCE_COUNTS, ("source",))
+    )
+
+
+def define_embed(
+    root: beam.Pipeline,
+    changed_paths: Sequence[str],
+    settings: Settings,
+    parts: EmbeddingParts,
+    num_parts: int,
+) -> None:
+    """Encodes the text of every changed item, each distinct text once."""
+    (
+        _each(root, "Changed", changed_paths)
+        | "ReadChanged" >> ReadTables()
+        | "EmbedTexts"
+        >> EmbedTexts(
+            settings.job.encoder, parts, num_parts, pa.from_numpy_dtype(settings.layout.dtype)
+        )
+    )
+
+
+def define_collect(
+    root: beam.Pipeline,
+    changed_paths: Sequence[str],
+    settings: Settings,
+    parts: EmbeddingParts,
+    reader: CatalogReader,
+) -> None:
+    """Copies the embeddings of changed items from the catalog that brings them."""
+    sid_type = pa.from_numpy_dtype(settings.layout.dtype)
+    (
+        _each(root, "Changed", changed_paths)
+        | "ReadChanged" >> ReadTables()
+        | "CollectVectors" >> CollectVectors(reader, parts, sid_type)
+    )
+
+
+def define_fit(root: beam.Pipeline, embedding_paths: Sequence[str], fit: FitTokenizer) -> None:
+    """Fits a tokenizer on a sample of the embeddings."""
+    root | "Sample" >> beam.Create([list(embedding_paths)]) | "FitTokenizer" >> fit
+
+
+def define_assign(
+    root: beam.Pipeline, parts: Sequence[str], parent_items: Sequence[str], assign: AssignCodes
+) -> None:
+    """Gives every changed item its base codes and counts where they lie.
+
+    The parent's items are counted too when the SID space is to be cut anew.
+    """
+    (
+        (_each(root, "Embedded", parts), _each(root, "ParentItems", parent_items))
+        | "AssignCodes" >> assign
+    )
+
+
+def define_place(
+    root: beam.Pipeline,
+    coded_paths: Sequence[str],
+    retired_paths: Sequence[str],
+    rewrite: Sequence[int],
+    place: PlaceItems,
+) -> None:
+    """Gives every changed item its ID beside the ones that stay."""
+    coded = _each(root, "Coded", coded_paths) | "ReadCoded" >> ReadTables()
+    retired = _each(root, "Retired", retired_paths) | "ReadRetired" >> ReadTables()
+    forced = root | "Rewrite" >> beam.Create(list(rewrite)).with_output_types(int)
+    changes = (
+        coded,
+        retired | "RetireItems" >> beam.Map(retired_rows).with_output_types(pa.RecordBatch),
+    ) | "FlattenChanges" >> beam.Flatten()
+    (changes, forced) | "PlaceItems" >> place
+
+
+def define_index(root: beam.Pipeline, index: IndexItems) -> None:
+    """Builds what is read beside the items: trie, nodes, n-gram vocabulary, quality table."""
+    root | "IndexItems" >> index
+
+
+def _each(root: beam.Pipeline, label: str, values: Sequence[str]) -> beam.PCollection[str]:
+    """Spreads values over the workers."""
+    return (
+        root
+        | f"{label}Paths" >> beam.Create(list(values)).with_output_types(str)
+        | f"Spread{label}" >> beam.Reshuffle()
+    )

@@ -1,0 +1,120 @@
+"""Putting a finished generation together: its files, its manifest, its summary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from pipelines.root import Published, Root
+from pipelines.runs import Run
+from schemas.manifest import FileEntry, Fingerprints, Manifest
+from schemas.rejects import SourceCounts
+from schemas.tables import Change
+from semid_transforms import files
+
+TABLES = ("items", "reserved", "nodes", "ngrams", "embeddings", "catalog", "rejects", "changes")
+"""Parquet tables of a generation; `trie/trie.safetensors` and `metrics.json` stand beside them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A published generation.
+
+    Attributes:
+      manifest: as published.
+      metrics: its quality table.
+      results: what each link reported.
+    """
+
+    manifest: Manifest
+    metrics: dict[str, Any]
+    results: dict[str, dict[str, Any]]
+
+
+def table_paths(root: Root, published: Published, table: str) -> list[str]:
+    """Returns the paths of a table's parts in a published generation; [] without one."""
+    if published.manifest is None or published.generation is None:
+        return []
+    folder = root.folder(published.generation)
+    return [files.join(folder, file.path) for file in published.manifest.table(table)]
+
+
+def link_tables(root: Root, parent: Published, run: Run, tables: Iterable[str]) -> None:
+    """Carries whole folders of the parent generation over without copying bytes where possible."""
+    assert parent.manifest is not None and parent.generation is not None
+    folder = root.folder(parent.generation)
+    for file in parent.manifest.files:
+        if file.path.split("/")[0] in tables:
+            files.copy(files.join(folder, file.path), run.output(*file.path.split("/")))
+
+
+def build_manifest(
+    run: Run,
+    parent: Published,
+    results: dict[str, dict[str, Any]],
+    fingerprints: Fingerprints,
+    encoder: dict[str, Any],
+    config: dict[str, Any],
+) -> Manifest:
+    """Describes every file of a complete generation."""
+    carried = {}
+    if parent.manifest is not None:
+        carried = {file.path: file for file in parent.manifest.files}
+    entries = [_describe(run, path, carried, parent) for path in _files(run)]
+    rows = Counter[str]()
+    for entry in entries:
+        rows[entry.path.split("/")[0]] += entry.rows or 0
+    return Manifest(
+        generation=run.generation,
+        parent=parent.generation,
+        created=run.time.isoformat(),
+        counts={
+            "items": rows["items"],
+            "reserved": rows["reserved"],
+            **_count_changes(run),
+        },
+        sources={
+            source: SourceCounts.from_json(counts)
+            for source, counts in results["read"]["sources"].items()
+        },
+        rejects=results["read"]["rejects"],
+        fingerprints=fingerprints,
+        encoder=encoder,
+        config=config,
+        shards=results["place"]["shards"],
+        files=entries,
+    )
+
+
+def _files(run: Run) -> list[str]:
+    """Returns the generation's files, relative to its folder, in order."""
+    found = [
+        f"{table}/{path.rsplit('/', 1)[-1]}"
+        for table in TABLES
+        for path in files.list_files(run.output(table), ".parquet")
+    ]
+    return [*found, "trie/trie.safetensors", "metrics.json"]
+
+
+def _describe(run: Run, path: str, carried: dict[str, FileEntry], parent: Published) -> FileEntry:
+    full = run.output(*path.split("/"))
+    size = files.size(full)
+    rows = None
+    if path.endswith(".parquet"):
+        with files.parquet_file(full) as file:
+            rows = file.metadata.num_rows
+    if (before := carried.get(path)) and parent.generation is not None:
+        original = files.join(run.root.folder(parent.generation), path)
+        if files.is_same_file(original, full):
+            return before
+    return FileEntry(path, rows, size, files.sha256(full))
+
+
+def _count_changes(run: Run) -> dict[str, int]:
+    counts = dict.fromkeys((change.value for change in Change), 0)
+    for path in files.list_files(run.output("changes"), ".parquet"):
+        for change in files.read_table(path, ["change"])["change"].to_pylist():
+            counts[change] += 1
+    return counts

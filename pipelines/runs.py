@@ -1,0 +1,132 @@
+"""A run as a chain of links over durable files: a killed run resumes at the last complete one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipelines.errors import ConflictError
+from pipelines.root import Root
+from schemas.config import fingerprint
+from semid_transforms import files
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One attempt, or a resumed one, to build a generation.
+
+    The same catalog files, configuration and parent give the same key, so running again after a
+    crash finds what the crashed run finished.
+
+    Attributes:
+      root: where it publishes.
+      key: digest of everything the result depends on.
+      generation: id of the generation it builds.
+      time: when the run was first started; every timestamp it writes, also after a resume.
+    """
+
+    root: Root
+    key: str
+    generation: str
+    time: datetime.datetime
+
+    @property
+    def folder(self) -> str:
+        """Scratch folder of the run."""
+        return files.join(self.root.path, "runs", self.key)
+
+    @property
+    def generation_folder(self) -> str:
+        """Folder of the generation being built."""
+        return self.root.folder(self.generation)
+
+    def scratch(self, *names: str) -> str:
+        """A path inside the run's folder."""
+        return files.join(self.folder, *names)
+
+    def output(self, *names: str) -> str:
+        """A path inside the generation being built."""
+        return files.join(self.generation_folder, *names)
+
+    def link(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Runs one link of the chain, unless an earlier attempt completed it.
+
+        Args:
+          name: of the link.
+          work: does it and returns its result, plain JSON values. It must give the same files
+            whatever an interrupted attempt left behind.
+
+        Returns:
+          The result, with `seconds` it took.
+        """
+        marker = self.scratch(f"{name}.json")
+        if files.exists(marker):
+            _log.info("%-8s done by an earlier attempt", name)
+            return json.loads(files.read_bytes(marker))
+        started = time.monotonic()
+        _log.info("%-8s ...", name)
+        result = work()
+        result["seconds"] = round(time.monotonic() - started, 3)
+        files.write_bytes(marker, json.dumps(result, indent=1).encode())
+        _log.info("%-8s %.1f s", name, result["seconds"])
+        return result
+
+    def discard(self) -> None:
+        """Removes the scratch folder."""
+        files.remove_tree(self.folder)
+
+
+@contextlib.contextmanager
+def open_run(
+    root: Root, inputs: dict[str, Any], sequence: int, as_of: datetime.datetime | None
+) -> Iterator[Run]:
+    """Starts or resumes a run and holds its lock.
+
+    Args:
+      root: where it publishes.
+      inputs: everything the result depends on, plain JSON values.
+      sequence: number of the generation it builds.
+      as_of: time to stamp rows with; None takes the time of the first attempt.
+
+    Raises:
+      ConflictError: another process works on the same run.
+    """
+    key = fingerprint({**inputs, "as_of": as_of.isoformat() if as_of else None})[:16]
+    generation = f"{sequence:06d}-{key[:8]}"
+    folder = files.join(root.path, "runs", key)
+    files.make_folder(folder)
+    with _lock(files.join(folder, "lock"), generation):
+        path = files.join(folder, "run.json")
+        if files.exists(path):
+            started = datetime.datetime.fromisoformat(json.loads(files.read_bytes(path))["time"])
+            _log.info("resuming run %s", key)
+        else:
+            started = as_of or datetime.datetime.now(datetime.UTC)
+            files.write_bytes(path, json.dumps({"time": started.isoformat(), **inputs}).encode())
+        yield Run(root, key, generation, started)
+
+
+@contextlib.contextmanager
+def _lock(path: str, generation: str) -> Iterator[None]:
+    """Holds the run's lock where the filesystem has locks; a dead process releases it."""
+    if not files.is_local(path):
+        yield  # on an object store two equal runs write equal files, and one wins the swap
+        return
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"another process is building generation {generation} from the same catalog and "
+                f"configuration: wait for it, or stop it and run again to resume its work"
+            ) from None
+        yield

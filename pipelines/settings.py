@@ -1,0 +1,129 @@
+"""The configuration file, read and checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from models.ngrams import NgramFeature, ngram_ids
+from models.sid import SidLayout
+from models.tokenizers import QuantizerConfig, quantizer_config
+from pipelines.errors import UsageError
+from schemas.config import JobConfig, canonical_json, fingerprint, parse
+from semid_transforms import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A validated configuration.
+
+    Attributes:
+      job: everything but the tokenizer's and the features' own settings.
+      kind: of the tokenizer.
+      quantizer: its settings.
+      features: n-gram columns, in order.
+    """
+
+    job: JobConfig
+    kind: str
+    quantizer: QuantizerConfig
+    features: tuple[NgramFeature, ...]
+
+    @property
+    def layout(self) -> SidLayout:
+        """Layout of the SIDs this configuration makes."""
+        return SidLayout.fitting(self.quantizer.codebook_sizes)
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Digest over what makes two tokenizers the same kind of thing; not over training."""
+        value = dataclasses.asdict(self.quantizer)
+        value.pop("training", None)
+        return fingerprint({"kind": self.kind, **value})
+
+    @property
+    def template_fingerprint(self) -> str:
+        """Digest over what decides an item's text."""
+        job = self.job
+        return fingerprint(
+            {
+                "parts": job.text.parts,
+                "columns": {f: job.input.columns.get(f, f) for f in job.text.fields},
+                "category_delimiter": job.input.category_delimiter,
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the effective configuration, every default written out."""
+        return {
+            **dataclasses.asdict(self.job),
+            "quantizer": {"kind": self.kind, **dataclasses.asdict(self.quantizer)},
+            "ngrams": [dataclasses.asdict(feature) for feature in self.features],
+        }
+
+    def canonical(self) -> bytes:
+        """The effective configuration as canonical JSON, for fingerprints."""
+        return canonical_json(self.to_json())
+
+
+def load_settings(path: str | None) -> Settings:
+    """Reads and validates a YAML configuration; every default without a path.
+
+    Raises:
+      UsageError: the file cannot be read, or a key or value is bad; the message names each.
+    """
+    value: Any = {}
+    if path is not None:
+        try:
+            value = yaml.safe_load(files.read_bytes(path).decode()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"--config {path}: {error}") from error
+    try:
+        return parse_settings(value)
+    except ValueError as error:
+        raise UsageError(f"{f'--config {path}: ' if path else ''}{error}") from error
+
+
+def parse_settings(value: Any) -> Settings:
+    """Validates a configuration mapping.
+
+    Raises:
+      ValueError: a key or value is bad; the message names each by its dotted path.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"the configuration must be a mapping of sections, got {value!r:.80}")
+    job = parse(JobConfig, value)
+    quantizer = dict(job.quantizer)
+    kind = quantizer.pop("kind", "rqvae")
+    if not isinstance(kind, str):
+        raise ValueError(f"quantizer.kind must be a name, got {kind!r}")
+    try:
+        config_class = quantizer_config(kind)
+    except ValueError as error:
+        raise ValueError(f"quantizer.kind: {error}") from error
+    config: QuantizerConfig = parse(config_class, quantizer, "quantizer")
+    features = tuple(
+        parse(NgramFeature, feature, f"ngrams.{number}")
+        for number, feature in enumerate(job.ngrams)
+    )
+    names = [feature.name for feature in features]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"ngrams: {', '.join(repeated)} is listed twice; one column per feature")
+    settings = Settings(job, kind, config, features)
+    _check_features(settings)
+    return settings
+
+
+def _check_features(settings: Settings) -> None:
+    """Tries every feature on one code tuple, so that a misfit shows before anything starts."""
+    import numpy as np
+
+    sizes = settings.layout.codebook_sizes
+    for number, feature in enumerate(settings.features):
+        try:
+            ngram_ids(np.zeros((1, len(sizes)), np.int32), sizes, feature)
+        except ValueError as error:
+            raise ValueError(f"ngrams.{number} ({feature.name}): {error}") from error

@@ -1,0 +1,281 @@
+"""Looking at one item, one ID, one prefix, or a whole generation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.sid import SidLayout, format_codes, parse_codes
+from pipelines.errors import UsageError
+from pipelines.root import Root
+from schemas.manifest import Manifest
+from semid_transforms import files
+from semid_transforms.placing import ShardPlan, read_range
+
+_COLUMNS = pa.schema(
+    [("item_id", pa.string()), ("placement", pa.string()), ("quantization_error", pa.float32())]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A published generation, opened for looking things up.
+
+    Attributes:
+      root: where it is.
+      generation: its id.
+      manifest: its manifest.
+    """
+
+    root: Root
+    generation: str
+    manifest: Manifest
+
+    @property
+    def layout(self) -> SidLayout:
+        """Layout of its SIDs."""
+        return SidLayout.from_json(self.manifest.fingerprints.layout)
+
+    def paths(self, table: str) -> list[str]:
+        """Paths of a table's parts."""
+        folder = self.root.folder(self.generation)
+        return [files.join(folder, part.path) for part in self.manifest.table(table)]
+
+    def items_in(self, first: int, last: int) -> pa.RecordBatch:
+        """Returns the items with SIDs in an inclusive range, in SID order."""
+        sid = pa.field("sid", pa.from_numpy_dtype(self.layout.dtype))
+        plan = ShardPlan(tuple(self.manifest.shards))
+        shards = plan.shard_of(np.array([first, last], np.uint64))
+        paths = self.paths("items")[int(shards[0]) : int(shards[1]) + 1]
+        return read_range(paths, (first, last), pa.schema([sid, *_COLUMNS]))
+
+    def titles(self, item_ids: Sequence[str]) -> dict[str, tuple[str | None, list[str] | None]]:
+        """Returns title and category path of items."""
+        wanted = pa.array(list(item_ids), pa.string())
+        found = {}
+        for path in self.paths("catalog"):
+            table = files.read_table(path, ["item_id", "title", "category_path"])
+            for row in table.filter(pc.is_in(table["item_id"], value_set=wanted)).to_pylist():
+                found[row["item_id"]] = (row["title"], row["category_path"])
+        return found
+
+
+def open_view(root: Root) -> View:
+    """Opens the published generation.
+
+    Raises:
+      UsageError: nothing is published.
+    """
+    return View(root, *root.require_published())
+
+
+def show_item(view: View, item_id: str, limit: int = 10) -> dict[str, Any]:
+    """Shows an item and the items that share its longest prefixes.
+
+    Neighbours are found by widening the prefix: first the items that share L-1 codes, then L-2,
+    until `limit` are found.
+
+    Raises:
+      UsageError: the item is not in the generation.
+    """
+    for path in view.paths("items"):
+        table = files.read_table(path, ["item_id"])
+        row = pc.index(table["item_id"], item_id).as_py()
+        if row >= 0:
+            found = files.read_table(path).slice(row, 1).to_pylist()[0]
+            return _describe_item(view, found, limit)
+    for path in view.paths("reserved"):
+        table = files.read_table(path)
+        for old in table.filter(pc.equal(table["item_id"], item_id)).to_pylist():
+            raise UsageError(
+                f"item {item_id!r} was retired in generation {old['retired_generation']}; its SID "
+                f"{_text(view.layout, old['sid'])} stays reserved for it"
+            )
+    raise UsageError(f"item {item_id!r} is not in generation {view.generation}")
+
+
+def show_sid(view: View, text: str, limit: int = 10) -> dict[str, Any]:
+    """Shows the item that has a SID, given packed or as codes such as `17-203-5`.
+
+    Raises:
+      UsageError: the text is not a SID, or no item has it.
+    """
+    layout = view.layout
+    try:
+        if text.isdecimal() and layout.num_levels > 1:
+            packed = int(text)
+        else:
+            codes, suffix = parse_codes(text)
+            if len(codes) != layout.num_levels:
+                raise ValueError(
+                    f"{text} has {len(codes)} codes, a SID has {layout.num_levels}; use --prefix "
+                    f"for shorter ones"
+                )
+            packed = int(layout.pack(np.array([codes]), np.array([suffix]))[0])
+    except ValueError as error:
+        raise UsageError(f"--sid: {error}") from error
+    rows = view.items_in(packed, packed)
+    if not rows.num_rows:
+        raise UsageError(f"no item of generation {view.generation} has SID {text}")
+    return show_item(view, rows["item_id"][0].as_py(), limit)
+
+
+def show_prefix(view: View, text: str, limit: int = 10) -> dict[str, Any]:
+    """Shows what a prefix such as `17-203` holds; the empty text is the whole generation.
+
+    Raises:
+      UsageError: the text is not a prefix, or no item has it.
+    """
+    layout = view.layout
+    try:
+        codes, suffix = parse_codes(text)
+        if suffix:
+            raise ValueError("a prefix has no suffix")
+        first, last = layout.prefix_range(codes)
+    except ValueError as error:
+        raise UsageError(f"--prefix: {error}") from error
+    rows = view.items_in(first, last)
+    if not rows.num_rows:
+        raise UsageError(f"no item of generation {view.generation} has the prefix {text}")
+    return {
+        "generation": view.generation,
+        "prefix": format_codes(codes),
+        "items": rows.num_rows,
+        "label": _labels(view, [codes]).get(tuple(codes)),
+        "children": _children(view, codes, limit),
+        "sample": _sample(view, rows, limit),
+    }
+
+
+def show_text(shown: dict[str, Any]) -> str:
+    """Lays out what `show_item`, `show_sid` or `show_prefix` returned."""
+    lines = []
+    if "item_id" in shown:
+        lines.append(f"{shown['item_id']}  {shown['sid_text']}  (sid {shown['sid']})")
+        for name in ("title", "category_path", "path_labels", "placement", "quantization_error"):
+            if shown[name] is not None:
+                value = shown[name]
+                text = " > ".join(map(str, value)) if isinstance(value, list) else value
+                lines.append(f"  {name:<20} {text}")
+        for name, value in shown["features"].items():
+            lines.append(f"  {name:<20} {value}")
+        lines.append("  items sharing its prefix")
+        lines += [
+            f"    {row['shared']} codes  {row['sid_text']:<16} {row['title'] or row['item_id']}"
+            for row in shown["neighbours"]
+        ]
+    else:
+        name = shown["prefix"] or "all prefixes"
+        label = f"  {shown['label']}" if shown["label"] else ""
+        lines.append(f"{name}{label}  {shown['items']:,} items")
+        lines += [
+            f"  {row['prefix']:<16} {row['items']:>8,} items  {row['label'] or ''}"
+            f"  e.g. {row['exemplar']}"
+            for row in shown["children"]
+        ]
+        lines.append("  items")
+        lines += [
+            f"    {row['sid_text']:<16} {row['title'] or row['item_id']}" for row in shown["sample"]
+        ]
+    return "\n".join(lines)
+
+
+def _describe_item(view: View, row: dict[str, Any], limit: int) -> dict[str, Any]:
+    layout, codes = view.layout, row["codes"]
+    neighbours: list[dict[str, Any]] = []
+    seen = {row["item_id"]}
+    for length in range(layout.num_levels, -1, -1):
+        if len(neighbours) >= limit:
+            break
+        near = view.items_in(*layout.prefix_range(codes[:length]))
+        for other in _sample(view, near, limit + len(seen)):
+            if other["item_id"] not in seen and len(neighbours) < limit:
+                seen.add(other["item_id"])
+                neighbours.append({**other, "shared": length})
+    title, path = view.titles([row["item_id"]]).get(row["item_id"], (None, None))
+    prefixes = [codes[: length + 1] for length in range(len(codes))]
+    labels = _labels(view, prefixes)
+    known = [labels.get(tuple(prefix)) for prefix in prefixes]
+    features = [feature["name"] for feature in view.manifest.config["ngrams"]]
+    return {
+        "generation": view.generation,
+        "item_id": row["item_id"],
+        "sid": row["sid"],
+        "sid_text": format_codes(codes, row["suffix"]),
+        "title": title,
+        "category_path": path,
+        "path_labels": [label or "?" for label in known] if any(known) else None,
+        "placement": row["placement"],
+        "base_codes": format_codes(row["base_codes"]),
+        "quantization_error": round(row["quantization_error"], 4),
+        "first_generation": row["first_generation"],
+        "features": {name: row[name] for name in features},
+        "neighbours": neighbours,
+    }
+
+
+def _sample(view: View, rows: pa.RecordBatch, limit: int) -> list[dict[str, Any]]:
+    some = rows.slice(0, limit).to_pylist()
+    titles = view.titles([row["item_id"] for row in some])
+    return [
+        {
+            "item_id": row["item_id"],
+            "sid_text": _text(view.layout, row["sid"]),
+            "title": titles.get(row["item_id"], (None, None))[0],
+        }
+        for row in some
+    ]
+
+
+def _children(view: View, codes: Sequence[int], limit: int) -> list[dict[str, Any]]:
+    """Returns the fullest child nodes of a prefix."""
+    depth = len(codes) + 1
+    if depth > view.layout.num_levels:
+        return []
+    rows = []
+    for path in view.paths("nodes"):
+        nodes = files.read_table(path)
+        nodes = nodes.filter(pc.equal(nodes["depth"], depth))
+        for level, code in enumerate(codes):
+            nodes = nodes.filter(pc.equal(pc.list_element(nodes["codes"], level), code))
+        rows += nodes.to_pylist()
+    rows.sort(key=lambda row: (-row["item_count"], row["codes"]))
+    titles = view.titles([row["exemplar_item_id"] for row in rows[:limit]])
+    return [
+        {
+            "prefix": format_codes(row["codes"]),
+            "items": row["item_count"],
+            "label": row["label"],
+            "exemplar": titles.get(row["exemplar_item_id"], (None, None))[0]
+            or row["exemplar_item_id"],
+        }
+        for row in rows[:limit]
+    ]
+
+
+def _labels(view: View, prefixes: Sequence[Sequence[int]]) -> dict[tuple[int, ...], str | None]:
+    layout = view.layout
+    wanted = {}
+    for codes in prefixes:
+        if codes:
+            first, _ = layout.prefix_range(codes)
+            packed = int(layout.prefixes(np.array([first], np.uint64), len(codes))[0])
+            wanted[len(codes), packed] = tuple(codes)
+    found = {}
+    for path in view.paths("nodes"):
+        nodes = files.read_table(path, ["depth", "prefix", "label"])
+        keep = pc.is_in(nodes["prefix"], pa.array([p for _, p in wanted], nodes["prefix"].type))
+        for row in nodes.filter(keep).to_pylist():
+            if (row["depth"], row["prefix"]) in wanted:
+                found[wanted[row["depth"], row["prefix"]]] = row["label"]
+    return found
+
+
+def _text(layout: SidLayout, sid: int) -> str:
+    codes, suffix = layout.unpack(np.array([sid], np.uint64))
+    return format_codes(codes[0], int(suffix[0]))

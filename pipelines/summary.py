@@ -1,0 +1,121 @@
+"""What a command says when it is done: text for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.checks import table_of_reasons
+from pipelines.generation import Outcome
+from pipelines.root import Root
+from pipelines.verify import Verdict
+from schemas.manifest import Manifest
+from schemas.tables import Change
+
+
+def outcome_text(root: Root, outcome: Outcome) -> str:
+    """Summarises a published generation."""
+    manifest, links = outcome.manifest, outcome.results
+    total, counts = manifest.total, manifest.counts
+    seconds = sum(link["seconds"] for link in links.values())
+    timing = "  ".join(f"{name} {link['seconds']:.1f}" for name, link in links.items())
+    changes = "  ".join(f"{change.value} {counts[change.value]:,}" for change in Change)
+    encoded = links["embed"]["counters"].get("embed/texts-encoded", 0)
+    fitted = ""
+    if links["fit"]["fitted"]:
+        fitted = f", fitted on {links['fit']['sample_rows']:,} distinct embeddings"
+    lines = [
+        f"published generation {manifest.generation} under {root.path} in {seconds:.1f} s",
+        f"  rows        {total.read:,} read = {total.live:,} live + {total.rejected:,} rejected + "
+        f"{total.duplicate:,} duplicate",
+        f"  changes     {changes}",
+        f"  encoded     {encoded:,} texts with {manifest.encoder['name']}",
+        f"  tokenizer   {manifest.fingerprints.tokenizer[:16]}, {_sizes(manifest)} codes{fitted}",
+        f"  seconds     {timing}",
+    ]
+    if manifest.rejects:
+        lines.append("  rejected")
+        lines.append(table_of_reasons(manifest.rejects))
+    if not links["index"]["rebuilt"]:
+        lines.append("  nothing changed: every table is the parent's")
+    return "\n".join([*lines, metrics_text(outcome.metrics)])
+
+
+def outcome_json(root: Root, outcome: Outcome) -> dict[str, Any]:
+    """Returns the same as plain JSON values."""
+    manifest = outcome.manifest
+    return {
+        "root": root.path,
+        "generation": manifest.generation,
+        "parent": manifest.parent,
+        "rows": manifest.total.to_json(),
+        "rejects": manifest.rejects,
+        "counts": manifest.counts,
+        "tokenizer": manifest.fingerprints.tokenizer,
+        "links": outcome.results,
+        "metrics": outcome.metrics,
+    }
+
+
+def metrics_text(metrics: dict[str, Any]) -> str:
+    """Lays the quality table out; definitions are in `metrics.json` and `semid metrics`."""
+    before, after = metrics["before"], metrics["after"]
+    lines = ["  level       codes used       perplexity/K   Gini   cosine sharing the prefix"]
+    for number, level in enumerate(before["levels"], start=1):
+        cosine = before["prefix_cosine"][number]
+        lines.append(
+            f"    {number:<9} {level['used_codes']:>5} of {level['codebook_size']:<6} "
+            f"{level['perplexity_share']:>10.3f} {level['gini']:>9.3f} {_number(cosine):>12}"
+        )
+    floor = metrics["collisions_floor"]
+    lines += [
+        f"    any pair {_number(before['prefix_cosine'][0]):>55}",
+        f"  collisions  before: {before['collisions']['b']:.2%} of items share their codes "
+        f"(A {before['collisions']['a']:.2%}, largest {before['collisions']['largest']}; identical "
+        f"texts alone {floor['b']:.2%})",
+        f"              after:  {after['shared_sids']['b']:.2%} share an ID",
+        "  placement   "
+        + "  ".join(f"{name} {count:,}" for name, count in metrics["placements"].items()),
+        f"  1 - R2      {before['one_minus_r2']:.4f} before, {after['one_minus_r2']:.4f} after "
+        f"collision resolution",
+        "  neighbours  "
+        + "  ".join(
+            f"{share:.1%} share {length} code{'s' * (length > 1)}"
+            for length, share in enumerate(before["neighbourhood"]["share"], start=1)
+        )
+        + f" (nearest {before['neighbourhood']['k']})",
+    ]
+    for row in before.get("category_agreement", []):
+        if row["prefix"] == 1 and row["depth"] <= 2:
+            lines.append(
+                f"  category    depth {row['depth']}: {_share(row['share'])} of pairs sharing 1 "
+                f"code agree, chance {_share(row['chance'])}"
+            )
+    return "\n".join(lines)
+
+
+def definitions_text(metrics: dict[str, Any]) -> str:
+    """Lists what every figure means."""
+    lines = [f"    {name:<20} {text}" for name, text in metrics["definitions"].items()]
+    return "\n".join(["  definitions", *lines])
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Summarises a verification."""
+    looked = "  ".join(f"{name} {count:,}" for name, count in verdict.checks.items())
+    if not verdict.problems:
+        return f"generation {verdict.generation} is sound\n  checked: {looked}"
+    lines = [f"  [{problem.invariant}] {problem.detail}" for problem in verdict.problems]
+    head = f"generation {verdict.generation} is NOT sound"
+    return "\n".join([head, *lines, f"  checked: {looked}"])
+
+
+def _sizes(manifest: Manifest) -> str:
+    return " x ".join(str(size) for size in manifest.fingerprints.layout["codebook_sizes"])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

@@ -1,0 +1,65 @@
+"""The nightly job: a full catalog in, a new generation out.
+
+The links follow each other in `tokenize`; a run that was killed resumes at the last complete one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipelines.catalog_input import CatalogInput, check_matches, open_input
+from pipelines.chain import Chain
+from pipelines.checks import check_gates, refuse_bad_input
+from pipelines.generation import Outcome
+from pipelines.job import Job
+from pipelines.root import Published
+from pipelines.runs import open_run
+from schemas.rejects import SourceCounts
+from semid_transforms import files
+
+
+def tokenize(job: Job) -> Outcome:
+    """Builds and publishes a generation.
+
+    Raises:
+      CommandError: the run was refused; nothing that was published changed.
+    """
+    job.root.check_writable()
+    parent = job.root.published()
+    catalog = open_input(job)
+    check_matches(job.settings, catalog, parent)
+    inputs = _inputs(job, catalog, parent)
+    with open_run(job.root, inputs, _sequence(parent), job.as_of) as run:
+        chain = Chain(job, run, parent, catalog)
+        read = run.link("read", chain.read)
+        sources = {name: SourceCounts.from_json(c) for name, c in read["sources"].items()}
+        refuse_bad_input(sources, read["rejects"], job.settings.job.input, run.output("rejects"))
+        embed = run.link("embed", lambda: chain.embed(read))
+        fit = run.link("fit", chain.fit)
+        assign = run.link("assign", lambda: chain.assign(read, embed, fit))
+        place = run.link("place", lambda: chain.place(read, embed, fit, assign))
+        index = run.link("index", lambda: chain.index(fit, place))
+        if index["rebuilt"]:
+            metrics_path = run.output("metrics.json")
+            metrics = json.loads(files.read_bytes(metrics_path))
+            check_gates(metrics, job.settings.job.gates, metrics_path)
+        links = {"read": read, "embed": embed, "fit": fit}
+        links |= {"assign": assign, "place": place, "index": index}
+        return chain.publish(links)
+
+
+def _inputs(job: Job, catalog: CatalogInput, parent: Published) -> dict[str, Any]:
+    """Returns everything the result of a run depends on."""
+    return {
+        "command": "tokenize",
+        "catalog": [[s.path, s.bytes, s.version] for s in catalog.reader.sources],
+        "config": json.loads(job.settings.canonical()),
+        "encoder": catalog.encoder["fingerprint"],
+        "parent": parent.generation,
+    }
+
+
+def _sequence(parent: Published) -> int:
+    """Returns the number of the next generation."""
+    return 1 if parent.generation is None else int(parent.generation.split("-")[0]) + 1

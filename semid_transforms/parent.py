@@ -1,0 +1,63 @@
+"""Reading back who has which ID in the parent generation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import apache_beam as beam
+import pyarrow as pa
+
+from models.sid import SidLayout
+from schemas.arrays import matrix_from_list
+from schemas.tables import parent_schema
+from semid_transforms import files
+
+_BATCH_ROWS = 1 << 16
+
+
+def parent_rows(batch: pa.RecordBatch, layout: SidLayout) -> pa.RecordBatch:
+    """Turns rows of `items` (with `base_codes`) or of `reserved` (without) into `parent_schema`."""
+    sid_type = pa.from_numpy_dtype(layout.dtype)
+    live = "base_codes" in batch.schema.names
+    if live:
+        codes = matrix_from_list(batch["base_codes"], layout.num_levels)
+        base = pa.array(layout.pack(codes), sid_type)
+    else:
+        base = pa.nulls(batch.num_rows, sid_type)
+    return pa.RecordBatch.from_arrays(
+        [
+            batch["item_id"],
+            batch["content_hash"],
+            batch["sid"],
+            base,
+            pa.array([not live] * batch.num_rows, pa.bool_()),
+        ],
+        schema=parent_schema(sid_type),
+    )
+
+
+class _ReadParent(beam.DoFn):
+    """Reads one part of `items` or `reserved`."""
+
+    def __init__(self, layout: SidLayout):
+        self._layout = layout
+
+    def process(self, path: str) -> Iterator[pa.RecordBatch]:
+        with files.parquet_file(path) as file:
+            wanted = {"item_id", "content_hash", "sid", "base_codes"}
+            columns = [name for name in file.schema_arrow.names if name in wanted]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                yield parent_rows(batch, self._layout)
+
+
+@dataclasses.dataclass
+class ReadParent(beam.PTransform):
+    """Reads `items` and `reserved` parts, given by path, as `parent_schema` batches."""
+
+    layout: SidLayout
+
+    def expand(self, paths: beam.PCollection[str]) -> beam.PCollection[pa.RecordBatch]:
+        return paths | "ReadParentParts" >> beam.ParDo(_ReadParent(self.layout)).with_output_types(
+            pa.RecordBatch
+        )

