@@ -9,10 +9,11 @@ import torch
 
 from models.trie import Trie
 
-# A node with at least 1/16 of all tokens as children is also kept as a bitmap of K bits, which is
-# no larger than its token list of 16-bit numbers. The rest have fewer than K/16 children, so the
-# work for one beam is bounded by K alone, never by the catalog.
-_DENSE_SHARE = 16
+# A node with at least K/64 and at least 16 children is also kept as a bitmap of K bits (11 MB beside
+# the 71 MB of 10M IDs in 4 levels of 2048). The others have so few children that listing them is
+# cheap, so the work for one beam is bounded by K alone, never by the catalog.
+_DENSE_SHARE = 64
+_DENSE_CHILDREN = 16
 _BITMAP_CHUNK = 1 << 12
 
 
@@ -101,23 +102,24 @@ class TrieDecoder:
         Returns:
           (B, K) bool, K = `token_sizes[level]`.
         """
-        size = self.token_sizes[level]
         nodes = self._dense_nodes[level]
         row = torch.searchsorted(nodes, states)
-        row_or_zero = row.clamp(max=max(len(nodes) - 1, 0))
-        dense = (nodes[row_or_zero] == states) if len(nodes) else torch.zeros_like(states).bool()
-        if dense.all():
-            return self._unpack(level, row_or_zero)[:, :size]
-        sparse = torch.nonzero(~dense).squeeze(1)
-        found = self.allowed_next(states[sparse], level)
-        # Padding goes to one extra column.
-        mask = torch.zeros(len(states), size + 1, dtype=torch.bool, device=self.device)
-        columns = found.tokens.masked_fill(~found.valid, size)
-        mask.view(-1).index_fill_(0, (columns + (sparse * (size + 1))[:, None]).flatten(), True)
-        if len(sparse) < len(states):
-            rest = torch.nonzero(dense).squeeze(1)
-            mask[rest, :size] = self._unpack(level, row_or_zero[rest])[:, :size]
-        return mask[:, :size]
+        dense = nodes[row.clamp(max=len(nodes) - 1)] == states
+        # The last bitmap is empty: sparse beams start from it and add their tokens one by one.
+        packed = self._bitmaps[level].index_select(0, row.masked_fill(~dense, len(nodes) - 1))
+        mask = self._unpacked.index_select(0, packed.flatten().int()).view(packed.shape)
+        mask = mask.view(torch.bool)
+        begin, end = self._children(states, level)
+        counts = (end - begin).masked_fill(dense, 0)
+        owner = torch.repeat_interleave(torch.arange(len(states), device=self.device), counts)
+        child = torch.arange(len(owner), device=self.device)
+        child += (begin - torch.cumsum(counts, 0) + counts).index_select(0, owner)
+        if self._alive is not None:
+            alive = self._alive[level].index_select(0, child)
+            owner, child = owner[alive], child[alive]
+        tokens = self._read(self._tokens[level], child)
+        mask.view(-1).index_fill_(0, owner * mask.shape[1] + tokens, True)
+        return mask[:, : self.token_sizes[level]]
 
     def allowed_next(self, states: torch.Tensor, level: int) -> Continuations:
         """Lists the tokens that may follow and the states they lead to.
@@ -183,12 +185,6 @@ class TrieDecoder:
             return torch.zeros_like(states), torch.zeros_like(states)
         return self._read(start, states), self._read(start, states + 1)
 
-    def _unpack(self, level: int, rows: torch.Tensor) -> torch.Tensor:
-        """Returns (n, 8 * bytes) bool from bitmap rows."""
-        packed = self._bitmaps[level].index_select(0, rows)
-        words = self._unpacked.index_select(0, packed.flatten().int())
-        return words.view(packed.shape).view(torch.bool)
-
     def _read(self, array: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Reads unsigned numbers that are stored under a signed type of equal width."""
         values = array.index_select(0, index.flatten()).view(index.shape).to(torch.int64)
@@ -214,13 +210,16 @@ def _alive(trie: Trie, eligible: np.ndarray) -> list[np.ndarray]:
 def _bitmaps(
     trie: Trie, level: int, alive: list[np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the dense parents of a level, (n,) int64, and their bitmaps, (n, bytes) uint8."""
+    """Returns the dense parents of a level, (n,) int64, and their bitmaps, (n, bytes) uint8.
+
+    A parent that does not exist, with an empty bitmap, ends both.
+    """
     size = trie.token_sizes[level]
     tokens = trie.tokens[level]
     start = trie.child_start[level - 1] if level else np.array([0, len(tokens)])
     start = start.astype(np.int64)
-    nodes = np.flatnonzero(np.diff(start) * _DENSE_SHARE >= size)
-    bitmaps = np.zeros((len(nodes), -(-size // 8)), np.uint8)
+    nodes = np.flatnonzero(np.diff(start) >= max(size / _DENSE_SHARE, _DENSE_CHILDREN))
+    bitmaps = np.zeros((len(nodes) + 1, -(-size // 8)), np.uint8)
     for first in range(0, len(nodes), _BITMAP_CHUNK):
         some = nodes[first : first + _BITMAP_CHUNK]
         counts = start[some + 1] - start[some]
@@ -231,4 +230,4 @@ def _bitmaps(
         bits = np.zeros((len(some), size), bool)
         bits[owner, tokens[child]] = True
         bitmaps[first : first + len(some)] = np.packbits(bits, axis=1)
-    return nodes, bitmaps
+    return np.append(nodes, np.iinfo(np.int64).max), bitmaps

@@ -20,7 +20,7 @@ def decoders(draw, min_rows=0):
     sizes = tuple(draw(st.lists(st.sampled_from([2, 5, 40, 300]), min_size=1, max_size=3)))
     layout = SidLayout(sizes, 3)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    rows = draw(st.integers(min_rows, 60))
+    rows = draw(st.integers(min_rows, 120))
     codes = np.stack([rng.integers(0, size, rows) for size in sizes], axis=1)
     suffix = rng.integers(0, draw(st.sampled_from([1, 3])), rows)
     sids = np.unique(layout.pack(codes, suffix))
