@@ -9,9 +9,9 @@ import torch
 
 from models.trie import Trie
 
-# A node with at least K/64 and at least 16 children is also kept as a bitmap of K bits (11 MB beside
-# the 71 MB of 10M IDs in 4 levels of 2048). The others have so few children that listing them is
-# cheap, so the work for one beam is bounded by K alone, never by the catalog.
+# A node with at least K/64 and at least 16 children is also kept as a bitmap of K bits (11 MB
+# beside the 71 MB of 10M IDs in 4 levels of 2048). The others have so few children that listing
+# them is cheap, so the work for one beam is bounded by K alone, never by the catalog.
 _DENSE_SHARE = 64
 _DENSE_CHILDREN = 16
 _BITMAP_CHUNK = 1 << 12
