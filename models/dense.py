@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ class DenseNetwork:
         return named
 
     @classmethod
-    def from_arrays(cls, named: dict[str, np.ndarray], prefix: str) -> DenseNetwork:
+    def from_arrays(cls, named: Mapping[str, np.ndarray], prefix: str) -> DenseNetwork:
         """Reads what `arrays` wrote.
 
         Raises:

@@ -57,6 +57,47 @@ class CodewordTensors:
                 residual = residual - words[code]
         return torch.stack(codes, dim=1), near_tie
 
+    def beam_codes(self, latents: torch.Tensor, beam: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keeps the `beam` best code tuples of each level and returns the best of the last.
+
+        Args:
+          latents: (N, d) float32.
+          beam: tuples kept, at least 2.
+
+        Returns:
+          (N, L) int64 codes, and (N,) bool: True where what was kept or chosen was too close to
+          call.
+        """
+        count, width = latents.shape
+        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self.scale)
+        near_tie = torch.zeros(count, dtype=torch.bool, device=latents.device)
+        residuals = latents[:, None]
+        scores = torch.zeros(count, 1, device=latents.device)
+        tuples = torch.zeros(count, 1, 0, dtype=torch.int64, device=latents.device)
+        for level, words in enumerate(self.codewords):
+            # Half the squared distance of the tuple, less the latent's own |latent|^2 / 2.
+            step = torch.addmm(
+                self.half_norms[level],
+                residuals.reshape(-1, width),
+                self.transposed[level],
+                alpha=-1,
+            ).view(count, -1, len(words))
+            candidates = (scores[:, :, None] + step).flatten(1)
+            last = level == len(self.codewords) - 1
+            keep = min(1 if last else beam, candidates.shape[1])
+            ahead = min(keep + 1, candidates.shape[1])
+            values, positions = candidates.topk(ahead, dim=1, largest=False)
+            if ahead > keep:
+                near_tie |= values[:, keep] - values[:, keep - 1] <= tolerance
+            scores, positions = values[:, :keep], positions[:, :keep]
+            parent = torch.div(positions, len(words), rounding_mode="floor")
+            code = positions % len(words)
+            tuples = torch.cat(
+                [tuples.gather(1, parent[:, :, None].expand(-1, -1, level)), code[:, :, None]], 2
+            )
+            residuals = residuals.gather(1, parent[:, :, None].expand(-1, -1, width)) - words[code]
+        return tuples[:, 0], near_tie
+
     def parallel_codes(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Picks the nearest codeword of each codebook independently; shapes as above."""
         tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self.scale)
@@ -112,6 +153,25 @@ def exact_residual_codes(latents: np.ndarray, codebooks: Sequence[np.ndarray]) -
         wide = book.astype(np.float64)
         codes[:, level] = _distances_in_index_order(residual, wide).argmin(axis=1)
         residual = residual - wide[codes[:, level]]
+    return codes
+
+
+def exact_beam_codes(latents: np.ndarray, codebooks: Sequence[np.ndarray], beam: int) -> np.ndarray:
+    """As `CodewordTensors.beam_codes` in float64; of equally near tuples the lowest."""
+    codes = np.empty((len(latents), len(codebooks)), np.int32)
+    for row, latent in enumerate(latents.astype(np.float64)):
+        residuals, tuples = latent[None], np.zeros((1, 0), np.int32)
+        for level, book in enumerate(codebooks):
+            wide = book.astype(np.float64)
+            distances = _distances_in_index_order(residuals, wide)
+            distances[:, repeated_rows(book)] = np.inf
+            parents, words = np.divmod(np.arange(distances.size), len(book))
+            last = level == len(codebooks) - 1
+            grown = np.concatenate([tuples[parents], words[:, None].astype(np.int32)], axis=1)
+            order = np.lexsort((*grown.T[::-1], distances.ravel()))[: 1 if last else beam]
+            tuples = grown[order]
+            residuals = residuals[parents[order]] - wide[words[order]]
+        codes[row] = tuples[0]
     return codes
 
 

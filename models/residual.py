@@ -9,7 +9,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from models.nearest import SEARCH_ROWS, CodewordTensors, exact_residual_codes
+from models.nearest import (
+    SEARCH_ROWS,
+    CodewordTensors,
+    exact_beam_codes,
+    exact_residual_codes,
+)
 from models.quantizer import Quantizer
 
 # Rows a block of the exact path holds: 512 x 8192 float64 distances are 34 MB.
@@ -17,9 +22,16 @@ EXACT_ROWS = 512
 
 
 class ResidualQuantizer(Quantizer):
-    """Codes by greedy nearest codewords of the residual; subclasses say what the latent is."""
+    """Codes by nearest codewords of the residual; subclasses say what the latent is.
+
+    Args:
+      beam: code tuples kept per level when encoding; 1 is greedy.
+    """
 
     hierarchical: ClassVar[bool] = True
+
+    def __init__(self, beam: int = 1) -> None:
+        self._beam = beam
 
     @abc.abstractmethod
     def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
@@ -28,7 +40,7 @@ class ResidualQuantizer(Quantizer):
     @functools.cached_property
     def _device(self) -> torch.device:
         """Where the fast path runs."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return default_device()
 
     @functools.cached_property
     def _codewords(self) -> CodewordTensors:
@@ -39,26 +51,48 @@ class ResidualQuantizer(Quantizer):
         embeddings = checked_embeddings(embeddings, self.embedding_dim)
         codes = np.empty((len(embeddings), self.num_levels), np.int32)
         open_rows = np.zeros(len(embeddings), bool)
+        block_rows = max(1, SEARCH_ROWS // self._beam)
         with torch.inference_mode():
-            for start in range(0, len(embeddings), SEARCH_ROWS):
-                block = slice(start, start + SEARCH_ROWS)
-                rows = torch.from_numpy(embeddings[block]).to(self._device)
-                fast, near_tie = self._codewords.residual_codes(self._fast_latents(rows))
+            for start in range(0, len(embeddings), block_rows):
+                block = slice(start, start + block_rows)
+                latents = self._fast_latents(torch.from_numpy(embeddings[block]).to(self._device))
+                fast, near_tie = (
+                    self._codewords.residual_codes(latents)
+                    if self._beam == 1
+                    else self._codewords.beam_codes(latents, self._beam)
+                )
                 codes[block] = fast.cpu().numpy()
                 open_rows[block] = near_tie.cpu().numpy()
         undecided = np.flatnonzero(open_rows)
-        for start in range(0, len(undecided), EXACT_ROWS):
-            chosen = undecided[start : start + EXACT_ROWS]
-            codes[chosen] = exact_residual_codes(self.latents(embeddings[chosen]), self.codebooks)
+        exact_rows = max(1, EXACT_ROWS // self._beam)
+        for start in range(0, len(undecided), exact_rows):
+            chosen = undecided[start : start + exact_rows]
+            vectors = self.latents(embeddings[chosen])
+            codes[chosen] = (
+                exact_residual_codes(vectors, self.codebooks)
+                if self._beam == 1
+                else exact_beam_codes(vectors, self.codebooks, self._beam)
+            )
         return codes
 
     def quantized(self, codes: np.ndarray) -> np.ndarray:
         """Returns the (N, d) float32 sum of the chosen codewords, added coarse to fine."""
+        return self.prefix_sums(codes)[-1]
+
+    def prefix_sums(self, codes: np.ndarray) -> list[np.ndarray]:
+        """Returns L arrays (N, d) float32: the sums of the first 1..L chosen codewords."""
         codes = checked_codes(codes, self.codebook_sizes)
         total = np.zeros((len(codes), self.codebooks[0].shape[1]))
+        sums = []
         for level, book in enumerate(self.codebooks):
             total += book[codes[:, level]]
-        return total.astype(np.float32)
+            sums.append(total.astype(np.float32))
+        return sums
+
+
+def default_device() -> torch.device:
+    """Returns the GPU when there is one, for the float32 path of encoding."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def checked_embeddings(embeddings: np.ndarray, dim: int) -> np.ndarray:

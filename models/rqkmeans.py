@@ -19,11 +19,13 @@ class Rqkmeans(ResidualQuantizer):
 
     Args:
       codebooks: L float32 arrays of shape (K_l, D).
+      beam: code tuples kept per level when encoding; 1 is greedy.
     """
 
     kind: ClassVar[str] = "rqkmeans"
 
-    def __init__(self, codebooks: tuple[np.ndarray, ...]) -> None:
+    def __init__(self, codebooks: tuple[np.ndarray, ...], beam: int = 1) -> None:
+        super().__init__(beam)
         self._codebooks = codebooks
 
     @property
@@ -50,12 +52,15 @@ class Rqkmeans(ResidualQuantizer):
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the codebooks."""
         arrays = {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}
-        return {"codebook_sizes": list(self.codebook_sizes)}, arrays
+        return {"beam": self._beam}, arrays
 
     @classmethod
     def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Rqkmeans:
         """Rebuilds the quantizer from what `state` returned."""
-        return cls(tuple(arrays[f"codebooks.{level}"] for level in range(len(arrays))))
+        beam = config["beam"]
+        if not isinstance(beam, int):
+            raise ValueError(f"not the configuration of an rqkmeans: {dict(config)}")
+        return cls(tuple(arrays[f"codebooks.{level}"] for level in range(len(arrays))), beam)
 
 
 def fit_rqkmeans(config: RqkmeansConfig, embeddings: np.ndarray) -> Rqkmeans:
@@ -74,4 +79,4 @@ def fit_rqkmeans(config: RqkmeansConfig, embeddings: np.ndarray) -> Rqkmeans:
         book = kmeans(residual, size, config.iterations, config.seed + level)
         codebooks.append(book)
         residual = residual - book[nearest_codes(residual, book)]
-    return Rqkmeans(tuple(codebooks))
+    return Rqkmeans(tuple(codebooks), config.beam)

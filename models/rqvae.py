@@ -9,8 +9,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
+from models.config import RqvaeConfig
 from models.dense import DenseNetwork, DenseTensors
 from models.residual import ResidualQuantizer, checked_embeddings
+from models.tag_supervision import TagHeads, TagPrediction
 
 
 class Rqvae(ResidualQuantizer):
@@ -20,19 +23,28 @@ class Rqvae(ResidualQuantizer):
       encoder: maps embeddings (D) to latents (d).
       decoder: maps quantized latents (d) to embeddings (D).
       codebooks: L float32 arrays of shape (K_l, d).
+      beam: code tuples kept per level when encoding; 1 is greedy.
+      tags: tag classifiers, when it was fitted with tags.
     """
 
     kind: ClassVar[str] = "rqvae"
 
     def __init__(
-        self, encoder: DenseNetwork, decoder: DenseNetwork, codebooks: tuple[np.ndarray, ...]
+        self,
+        encoder: DenseNetwork,
+        decoder: DenseNetwork,
+        codebooks: tuple[np.ndarray, ...],
+        beam: int = 1,
+        tags: TagHeads | None = None,
     ) -> None:
+        super().__init__(beam)
         widths = {encoder.out_dim, decoder.in_dim, *(book.shape[1] for book in codebooks)}
         if len(widths) != 1:
             raise ValueError(f"encoder, codebooks and decoder differ in latent_dim: {widths}")
         self._encoder = encoder
         self._decoder = decoder
         self._codebooks = codebooks
+        self._tags = tags
 
     @property
     def embedding_dim(self) -> int:
@@ -59,18 +71,59 @@ class Rqvae(ResidualQuantizer):
         """Maps (N, L) codes to (N, D) float32 reconstructed embeddings."""
         return self._decoder.exact(self.quantized(codes))
 
+    def predict_tags(self, embeddings: np.ndarray) -> TagPrediction:
+        """Predicts a tag path with a confidence per depth, from the codes alone.
+
+        Args:
+          embeddings: (N, D).
+
+        Raises:
+          ValueError: it was fitted without tags.
+        """
+        if self._tags is None:
+            raise ValueError("this tokenizer was fitted without tags, so it predicts none")
+        codes = self.encode(embeddings)
+        return self._tags.predict(self.prefix_sums(codes))
+
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""
         arrays = self._encoder.arrays("encoder") | self._decoder.arrays("decoder")
         arrays |= {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}
-        return {"codebook_sizes": list(self.codebook_sizes)}, arrays
+        config: dict[str, object] = {"beam": self._beam}
+        if self._tags is not None:
+            arrays |= self._tags.arrays()
+            config["tags"] = [list(names) for names in self._tags.names]
+        return config, arrays
 
     @classmethod
     def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Rqvae:
         """Rebuilds the quantizer from what `state` returned."""
         levels = sum(name.startswith("codebooks.") for name in arrays)
+        names, beam = config.get("tags"), config["beam"]
+        if not isinstance(beam, int) or not isinstance(names, list | None):
+            raise ValueError(f"not the configuration of an rqvae: {dict(config)}")
         return cls(
-            DenseNetwork.from_arrays(dict(arrays), "encoder"),
-            DenseNetwork.from_arrays(dict(arrays), "decoder"),
+            DenseNetwork.from_arrays(arrays, "encoder"),
+            DenseNetwork.from_arrays(arrays, "decoder"),
             tuple(arrays[f"codebooks.{level}"] for level in range(levels)),
+            beam,
+            None if names is None else TagHeads.from_arrays(names, arrays),
         )
+
+
+def fit_rqvae(
+    config: RqvaeConfig,
+    embeddings: np.ndarray,
+    progress: Progress | None = None,
+    inputs: TrainingInputs | None = None,
+) -> tuple[Rqvae, dict[str, float]]:
+    """Trains an RQ-VAE; see `train_autoencoder`.
+
+    Returns:
+      The quantizer and what was measured on held-out rows.
+    """
+    trained = train_autoencoder(config, embeddings, progress, inputs)
+    quantizer = Rqvae(
+        trained.encoder, trained.decoder, trained.codebooks, config.beam, trained.tags
+    )
+    return quantizer, trained.scalars

@@ -11,17 +11,20 @@ from collections.abc import Mapping
 import numpy as np
 import safetensors.numpy
 
-from models.config import RqkmeansConfig, RqvaeConfig
+from models.autoencoder_training import Progress, TrainingInputs
+from models.config import MocConfig, PqConfig, RqkmeansConfig, RqvaeConfig, VqConfig
+from models.moc import Moc, fit_moc
+from models.pq import Pq, fit_pq
 from models.quantizer import Quantizer
 from models.residual import checked_embeddings
 from models.rqkmeans import Rqkmeans, fit_rqkmeans
-from models.rqvae import Rqvae
-from models.rqvae_training import Progress, fit_rqvae
+from models.rqvae import Rqvae, fit_rqvae
+from models.vq import Vq, fit_vq
 
 FORMAT_VERSION = 1
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.json", "model.safetensors", "metrics.json"
 
-QuantizerConfig = RqvaeConfig | RqkmeansConfig
+QuantizerConfig = RqvaeConfig | RqkmeansConfig | MocConfig | VqConfig | PqConfig
 
 
 def quantizer_config(kind: str) -> type[QuantizerConfig]:
@@ -35,11 +38,20 @@ def quantizer_config(kind: str) -> type[QuantizerConfig]:
             return RqvaeConfig
         case "rqkmeans":
             return RqkmeansConfig
-    raise ValueError(f"quantizer kind {kind!r} is unknown: use rqvae or rqkmeans")
+        case "moc":
+            return MocConfig
+        case "vq":
+            return VqConfig
+        case "pq":
+            return PqConfig
+    raise ValueError(f"quantizer kind {kind!r} is unknown: use rqvae, rqkmeans, moc, vq or pq")
 
 
 def fit_quantizer(
-    config: QuantizerConfig, embeddings: np.ndarray, progress: Progress | None = None
+    config: QuantizerConfig,
+    embeddings: np.ndarray,
+    progress: Progress | None = None,
+    inputs: TrainingInputs | None = None,
 ) -> tuple[Quantizer, dict[str, object]]:
     """Fits the tokenizer that a configuration describes.
 
@@ -50,6 +62,7 @@ def fit_quantizer(
       config: one of the configuration classes; its class says which tokenizer.
       embeddings: (N, D) float32, finite, N at least 1.
       progress: called as (step, steps, scalars) while a neural tokenizer trains.
+      inputs: tags, a stream of more rows and checkpoints, for neural tokenizers.
 
     Returns:
       The quantizer, and a report ready for JSON: rows, seconds, and the last scalars.
@@ -66,10 +79,17 @@ def fit_quantizer(
     rows = checked_embeddings(embeddings, np.shape(embeddings)[1])
     scalars: dict[str, float] = {}
     quantizer: Quantizer
-    if isinstance(config, RqvaeConfig):
-        quantizer, scalars = fit_rqvae(config, rows, progress)
-    else:
-        quantizer = fit_rqkmeans(config, rows)
+    match config:
+        case RqvaeConfig():
+            quantizer, scalars = fit_rqvae(config, rows, progress, inputs)
+        case MocConfig():
+            quantizer, scalars = fit_moc(config, rows, progress, inputs)
+        case RqkmeansConfig():
+            quantizer = fit_rqkmeans(config, rows)
+        case VqConfig():
+            quantizer = fit_vq(config, rows)
+        case PqConfig():
+            quantizer = fit_pq(config, rows)
     report: dict[str, object] = {
         "rows": len(rows),
         "seconds": round(time.perf_counter() - started, 3),
@@ -136,6 +156,12 @@ def from_files(files: Mapping[str, bytes]) -> Quantizer:
             return Rqvae.from_state(config, arrays)
         case "rqkmeans":
             return Rqkmeans.from_state(config, arrays)
+        case "moc":
+            return Moc.from_state(config, arrays)
+        case "vq":
+            return Vq.from_state(config, arrays)
+        case "pq":
+            return Pq.from_state(config, arrays)
     raise ValueError(f"tokenizer is of unknown kind {config['kind']!r}")
 
 

@@ -1,0 +1,390 @@
+"""The training loop of the neural tokenizers: an autoencoder with codebooks in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.codebook_training import LearningCodebooks
+from models.collision_mining import MINED_ROWS, CollidingPairs
+from models.config import RqvaeConfig, TrainingConfig
+from models.dense import DenseNetwork
+from models.input_scaling import InputScaling
+from models.losses import (
+    balance_loss,
+    commitment_loss,
+    rotated,
+    squared_error,
+    straight_through,
+    uniqueness_loss,
+)
+from models.mlp import ResidualMlp, dense_network
+from models.tag_supervision import TagHeads, TagSupervision
+from models.tags import TagTable
+from models.training_state import TrainingState
+
+MAX_HOLDOUT = 4096
+# Rows on which collisions are watched while training: enough to have some, 40 ms on two cores.
+WATCHED_ROWS = 4096
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """What a training run may be given besides the embeddings.
+
+    Attributes:
+      tags: tags of the same rows, for tag supervision.
+      stream: called as (batch_size, seed), gives (batch_size, D) float32 batches for ever; most
+        of each batch then comes from there, and the embeddings serve for scaling, k-means,
+        colliding pairs and evaluation.
+      checkpoint: called with bytes after every look at the held-out rows.
+      resume: such bytes, to go on from.
+    """
+
+    tags: TagTable | None = None
+    stream: Callable[[int, int], Iterator[np.ndarray]] | None = None
+    checkpoint: Callable[[bytes], None] | None = None
+    resume: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.tags is not None and self.stream is not None:
+            raise ValueError(
+                "streamed rows have no tags: fit on a sample that fits in memory, or without tags"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained autoencoder, ready to be a quantizer.
+
+    Attributes:
+      encoder: embeddings (D) to latents (d).
+      decoder: quantized latents (d) to embeddings (D).
+      codebooks: L float32 arrays (K_l, d).
+      tags: the tag classifiers, when there were tags.
+      scalars: what was measured on held-out rows.
+    """
+
+    encoder: DenseNetwork
+    decoder: DenseNetwork
+    codebooks: tuple[np.ndarray, ...]
+    tags: TagHeads | None
+    scalars: dict[str, float]
+
+
+class Autoencoder(nn.Module):
+    """Encoder, decoder and tag classifiers.
+
+    Args:
+      config: widths.
+      dim: embedding length D.
+      supervision: tag classifiers, or None.
+    """
+
+    def __init__(self, config: RqvaeConfig, dim: int, supervision: TagSupervision | None) -> None:
+        super().__init__()
+        widths = (dim, *config.hidden, config.latent_dim)
+        self.encoder = ResidualMlp(widths, config.shortcut)
+        self.decoder = ResidualMlp(widths[::-1], config.shortcut)
+        self.supervision = supervision
+
+
+def train_autoencoder(
+    config: RqvaeConfig,
+    embeddings: np.ndarray,
+    progress: Progress | None = None,
+    inputs: TrainingInputs | None = None,
+    *,
+    parallel: bool = False,
+) -> Trained:
+    """Trains encoder, codebooks and decoder together, then the decoder alone.
+
+    Args:
+      config: architecture, losses and training settings.
+      embeddings: (N, D) float32, N at least 1, in canonical order: the result depends on it.
+      progress: called as (step, steps, scalars) at every look at the held-out rows.
+      inputs: tags, a stream of more rows, checkpoints.
+      parallel: independent codebooks whose codewords are averaged, instead of residual ones.
+
+    Returns:
+      The model that was best on the held-out rows.
+    """
+    inputs = inputs or TrainingInputs()
+    settings, losses = config.training, config.losses
+    device = training_device(settings)
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    scaling = InputScaling.of(embeddings, config.whitening)
+    rows = torch.from_numpy(scaling.encoder_rows(embeddings)).to(device)
+    targets = torch.from_numpy(scaling.target_rows(embeddings)).to(device)
+    train, held_out = split_rows(len(rows), settings, generator)
+    networks = _build(config, scaling, embeddings, inputs.tags).to(device)
+    tags = None if inputs.tags is None else torch.from_numpy(inputs.tags.ids).to(device)
+    optimizer = _optimizer(networks, settings)
+    state = TrainingState(networks, optimizer, generator, parallel)
+    if inputs.resume is not None:
+        state.load_bytes(inputs.resume)
+    encode, decode = _fast(networks.encoder, settings), _fast(networks.decoder, settings)
+    fresh = None
+    if inputs.stream is not None:
+        fresh = inputs.stream(settings.batch_size, settings.seed + state.step)
+    pairs_per_batch = int(settings.batch_size * losses.colliding_rows / 2)
+    mining = losses.uniqueness > 0 and pairs_per_batch > 0
+    through = straight_through if config.estimator == "ste" else rotated
+
+    while state.step < settings.steps and state.looks_without_progress < settings.patience:
+        if state.step >= settings.warmup_steps and state.codebooks is None:
+            latents = in_blocks(encode, rows[train])
+            state.codebooks = LearningCodebooks.from_kmeans(
+                latents, config.codebook_sizes, settings.batch_size, settings.seed, parallel
+            )
+        codebooks = state.codebooks
+        if mining and codebooks is not None and state.step % settings.mine_every == 0:
+            some = train[torch.randperm(len(train), generator=generator, device=device)]
+            codes = codebooks.quantize(in_blocks(encode, rows[some[:MINED_ROWS]])).codes
+            state.pairs = CollidingPairs.among(codes, some[:MINED_ROWS], generator)
+
+        chosen, paired = train[_draw(len(train), settings.batch_size, generator)], 0
+        if state.pairs is not None and len(state.pairs.left):
+            paired = pairs_per_batch
+            chosen = torch.cat([state.pairs.draw(paired, generator), chosen[2 * paired :]])
+        batch, target = rows[chosen], targets[chosen]
+        if fresh is not None:
+            new = next(fresh)[2 * paired :]
+            streamed = torch.from_numpy(scaling.encoder_rows(new)).to(device)
+            batch = torch.cat([batch[: 2 * paired], streamed])
+            streamed = torch.from_numpy(scaling.target_rows(new)).to(device)
+            target = torch.cat([target[: 2 * paired], streamed])
+
+        latents = encode(batch)
+        if codebooks is None:
+            loss = squared_error(decode(latents), target)
+        else:
+            found = codebooks.quantize(latents)
+            spare = _draw(settings.batch_size, max(config.codebook_sizes), generator)
+            codebooks.follow(found, config.ema_decay, spare)
+            loss = squared_error(decode(through(latents, found.quantized)), target)
+            loss = loss + losses.commitment * commitment_loss(latents, found)
+            if losses.balance > 0:
+                loss = loss + losses.balance * balance_loss(latents, found, codebooks.words)
+            if paired:
+                left, right = slice(0, paired), slice(paired, 2 * paired)
+                collide = (found.codes[left] == found.codes[right]).all(dim=1)
+                loss = loss + losses.uniqueness * uniqueness_loss(
+                    latents[left], latents[right], collide, losses.uniqueness_margin
+                )
+            if networks.supervision is not None and tags is not None:
+                prefixes = [through(latents, anchor) for anchor in found.anchors]
+                aligned, predicted = networks.supervision.losses(prefixes, tags[chosen])
+                loss = loss + config.tags.alignment * aligned + config.tags.prediction * predicted
+        _set_rate(optimizer, settings.learning_rate * _cosine(state.step / settings.steps))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        state.step += 1
+
+        last = state.step == settings.steps
+        if codebooks is None or not (last or state.step % settings.evaluate_every == 0):
+            continue
+        watched = torch.cat([held_out, train])[:WATCHED_ROWS]
+        scalars = {"loss": float(loss.detach())}
+        scalars |= _evaluate(state, rows[watched], targets[watched], len(held_out))
+        if progress is not None:
+            progress(state.step, settings.steps, scalars)
+        _remember_best(state, scalars)
+        if inputs.checkpoint is not None:
+            inputs.checkpoint(state.to_bytes())
+
+    state.load_model_tensors(state.best)
+    if settings.decoder_steps:
+        _train_decoder(config, state, in_blocks(encode, rows[train]), targets[train])
+    scalars = _measure(state, rows, targets, tags, held_out)
+    return _export(state, scaling, inputs.tags, scalars)
+
+
+def training_device(settings: TrainingConfig) -> torch.device:
+    """Returns the configured device; `auto` is the GPU when there is one."""
+    if settings.device != "auto":
+        return torch.device(settings.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def split_rows(
+    count: int, settings: TrainingConfig, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns row numbers to train on and to hold out; a tiny sample serves as both."""
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    kept = min(int(count * settings.holdout), MAX_HOLDOUT)
+    return (order[kept:], order[:kept]) if kept >= 2 else (order, order[:MAX_HOLDOUT])
+
+
+@torch.no_grad()
+def in_blocks(network: Network, rows: torch.Tensor) -> torch.Tensor:
+    """Evaluates a network on many rows without keeping the hidden layers of all of them."""
+    return torch.cat([network(block) for block in rows.split(4096)])
+
+
+def _build(
+    config: RqvaeConfig, scaling: InputScaling, embeddings: np.ndarray, tags: TagTable | None
+) -> Autoencoder:
+    """Initialises the networks from the seed, leaving torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        supervision = None
+        if tags is not None:
+            means = tags.embeddings(scaling.target_rows(embeddings))
+            supervision = TagSupervision(
+                config.tags, [torch.from_numpy(mean) for mean in means], config.latent_dim
+            )
+        return Autoencoder(config, embeddings.shape[1], supervision)
+
+
+def _fast(network: nn.Module, settings: TrainingConfig) -> Network:
+    """Returns the network's forward pass: bfloat16 products and optional compilation on a GPU."""
+    if training_device(settings).type == "cpu":
+        return network
+    forward: Network = torch.compile(network) if settings.compile else network
+
+    def in_bfloat16(rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return forward(rows).float()
+
+    return in_bfloat16
+
+
+def _draw(limit: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(limit, (count,), generator=generator, device=generator.device)
+
+
+def _optimizer(networks: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        networks.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def _evaluate(
+    state: TrainingState, rows: torch.Tensor, targets: torch.Tensor, held_out: int
+) -> dict[str, float]:
+    """Measures rows of which the first `held_out` are not trained on.
+
+    Returns:
+      `error`, 1 - R2 of the held-out rows in the scaled space; `colliding`, the share of all
+      rows that share all codes with another; `use`, of the least used level the share of codes
+      with more than a tenth of an even share.
+    """
+    networks, codebooks = state.networks, state.codebooks
+    assert isinstance(networks, Autoencoder) and codebooks is not None
+    found = codebooks.quantize(in_blocks(networks.encoder, rows))
+    wanted = targets[:held_out]
+    decoded = in_blocks(networks.decoder, found.quantized[:held_out])
+    spread = ((wanted - wanted.mean(dim=0)) ** 2).sum().clamp(min=1e-12)
+    counts = torch.unique(found.codes, dim=0, return_counts=True)[1]
+    return {
+        "error": float(((decoded - wanted) ** 2).sum() / spread),
+        "colliding": float(counts[counts > 1].sum() / len(rows)),
+        "use": min(float((c > 0.1 * c.mean()).float().mean()) for c in codebooks.counts),
+    }
+
+
+def _remember_best(state: TrainingState, scalars: dict[str, float]) -> None:
+    """Keeps the model if error plus collisions is the lowest seen."""
+    best = state.best_scalars
+    state.looks_without_progress += 1
+    if not best or scalars["error"] + scalars["colliding"] <= best["error"] + best["colliding"]:
+        state.best, state.best_scalars = state.model_tensors(), scalars
+        state.looks_without_progress = 0
+
+
+def _train_decoder(
+    config: RqvaeConfig, state: TrainingState, latents: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """Trains the decoder on the final codes, which no longer move under it."""
+    settings = config.training
+    networks, codebooks = state.networks, state.codebooks
+    assert isinstance(networks, Autoencoder) and codebooks is not None
+    quantized = torch.cat([codebooks.quantize(block).quantized for block in latents.split(4096)])
+    optimizer = _optimizer(networks.decoder, settings)
+    decode = _fast(networks.decoder, settings)
+    for step in range(settings.decoder_steps):
+        chosen = _draw(len(quantized), settings.batch_size, state.generator)
+        loss = squared_error(decode(quantized[chosen]), targets[chosen])
+        _set_rate(optimizer, settings.learning_rate * _cosine(step / settings.decoder_steps))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def _measure(
+    state: TrainingState,
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    tags: torch.Tensor | None,
+    held_out: torch.Tensor,
+) -> dict[str, float]:
+    """Returns the best look's scalars, with the error and tag accuracy of the final model."""
+    networks, codebooks = state.networks, state.codebooks
+    assert isinstance(networks, Autoencoder) and codebooks is not None
+    scalars = dict(state.best_scalars)
+    now = _evaluate(state, rows[held_out], targets[held_out], len(held_out))
+    scalars["error"] = now["error"]
+    scalars["steps"] = state.step
+    if networks.supervision is not None and tags is not None:
+        found = codebooks.quantize(in_blocks(networks.encoder, rows[held_out]))
+        accuracy = networks.supervision.accuracy(found.anchors, tags[held_out])
+        scalars |= {f"tag_accuracy_{depth + 1}": share for depth, share in enumerate(accuracy)}
+    return scalars
+
+
+def _export(
+    state: TrainingState,
+    scaling: InputScaling,
+    tags: TagTable | None,
+    scalars: dict[str, float],
+) -> Trained:
+    """Folds the scaling into the networks and rounds everything to float32 once."""
+    networks, codebooks = state.networks, state.codebooks
+    assert isinstance(networks, Autoencoder) and codebooks is not None
+    dim = len(scaling.mean)
+    typical = float(codebooks.words[0].square().mean().sqrt())
+    heads = None
+    if networks.supervision is not None and tags is not None:
+        heads = networks.supervision.export(tags.names)
+    return Trained(
+        encoder=dense_network(
+            networks.encoder, _grid(typical), before=(scaling.matrix, scaling.mean)
+        ),
+        decoder=dense_network(
+            networks.decoder,
+            _grid(scaling.scale / math.sqrt(dim)),
+            after=(np.eye(dim) * scaling.scale, scaling.mean),
+        ),
+        codebooks=tuple(book.cpu().numpy().copy() for book in codebooks.words),
+        tags=heads,
+        scalars=scalars,
+    )
+
+
+def _grid(typical: float) -> float:
+    """Returns a power of two about 2^-18 of a typical coordinate."""
+    return 2.0 ** (math.floor(math.log2(max(typical, 2.0**-40))) - 18)

@@ -1,0 +1,130 @@
+"""Mixture of codes: independent codebooks on one latent (2410.09560)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
+from models.config import LossConfig, MocConfig, RqvaeConfig
+from models.dense import DenseNetwork, DenseTensors
+from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
+from models.quantizer import Quantizer
+from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
+
+
+class Moc(Quantizer):
+    """Each codebook quantizes the whole latent; reconstruction averages their codewords.
+
+    The codes of an item have no order, so prefixes mean nothing.
+
+    Args:
+      encoder: maps embeddings (D) to latents (d).
+      decoder: maps averaged codewords (d) to embeddings (D).
+      codebooks: L float32 arrays of shape (K_l, d).
+    """
+
+    kind: ClassVar[str] = "moc"
+    hierarchical: ClassVar[bool] = False
+
+    def __init__(
+        self, encoder: DenseNetwork, decoder: DenseNetwork, codebooks: tuple[np.ndarray, ...]
+    ) -> None:
+        self._encoder = encoder
+        self._decoder = decoder
+        self._codebooks = codebooks
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length D of the embeddings it was fitted on."""
+        return self._encoder.in_dim
+
+    @property
+    def codebooks(self) -> tuple[np.ndarray, ...]:
+        """L float32 codebooks of shape (K_l, d) in latent space, in no order."""
+        return self._codebooks
+
+    @functools.cached_property
+    def _fast(self) -> tuple[DenseTensors, CodewordTensors]:
+        device = default_device()
+        return self._encoder.tensors(device), CodewordTensors(self._codebooks, device)
+
+    def latents(self, embeddings: np.ndarray) -> np.ndarray:
+        """Maps (N, D) embeddings to the (N, d) float32 vectors every codebook quantizes."""
+        return self._encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
+
+    def encode(self, embeddings: np.ndarray) -> np.ndarray:
+        """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
+        embeddings = checked_embeddings(embeddings, self.embedding_dim)
+        codes = np.empty((len(embeddings), self.num_levels), np.int32)
+        open_rows = np.zeros(len(embeddings), bool)
+        encoder, codewords = self._fast
+        with torch.inference_mode():
+            for start in range(0, len(embeddings), SEARCH_ROWS):
+                block = slice(start, start + SEARCH_ROWS)
+                rows = torch.from_numpy(embeddings[block]).to(default_device())
+                fast, near_tie = codewords.parallel_codes(encoder(rows))
+                codes[block] = fast.cpu().numpy()
+                open_rows[block] = near_tie.cpu().numpy()
+        undecided = np.flatnonzero(open_rows)
+        for start in range(0, len(undecided), EXACT_ROWS):
+            chosen = undecided[start : start + EXACT_ROWS]
+            codes[chosen] = exact_parallel_codes(self.latents(embeddings[chosen]), self.codebooks)
+        return codes
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to (N, D) float32: the decoded mean of their codewords."""
+        codes = checked_codes(codes, self.codebook_sizes)
+        total = np.zeros((len(codes), self._encoder.out_dim))
+        for level, book in enumerate(self._codebooks):
+            total += book[codes[:, level]]
+        return self._decoder.exact((total / self.num_levels).astype(np.float32))
+
+    def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+        """Returns the JSON configuration and the named float32 arrays."""
+        arrays = self._encoder.arrays("encoder") | self._decoder.arrays("decoder")
+        arrays |= {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}
+        return {}, arrays
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Moc:
+        """Rebuilds the quantizer from what `state` returned."""
+        levels = sum(name.startswith("codebooks.") for name in arrays)
+        return cls(
+            DenseNetwork.from_arrays(arrays, "encoder"),
+            DenseNetwork.from_arrays(arrays, "decoder"),
+            tuple(arrays[f"codebooks.{level}"] for level in range(levels)),
+        )
+
+
+def fit_moc(
+    config: MocConfig,
+    embeddings: np.ndarray,
+    progress: Progress | None = None,
+    inputs: TrainingInputs | None = None,
+) -> tuple[Moc, dict[str, float]]:
+    """Trains a mixture of codes; see `train_autoencoder`.
+
+    Returns:
+      The quantizer and what was measured on held-out rows.
+
+    Raises:
+      ValueError: tags are given; they supervise prefixes, which these codes do not have.
+    """
+    if inputs is not None and inputs.tags is not None:
+        raise ValueError("moc has no prefixes for tags to supervise: use rqvae")
+    shared = RqvaeConfig(
+        codebook_sizes=config.codebook_sizes,
+        latent_dim=config.latent_dim,
+        hidden=config.hidden,
+        shortcut=config.shortcut,
+        ema_decay=config.ema_decay,
+        losses=LossConfig(commitment=config.commitment, uniqueness=0.0),
+        training=config.training,
+    )
+    trained = train_autoencoder(shared, embeddings, progress, inputs, parallel=True)
+    return Moc(trained.encoder, trained.decoder, trained.codebooks), trained.scalars

@@ -1,0 +1,120 @@
+"""Product quantization: each codebook quantizes its own slice of the embedding (faiss)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from models.config import PqConfig
+from models.kmeans import kmeans
+from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
+from models.quantizer import Quantizer
+from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
+
+
+class Pq(Quantizer):
+    """Codes of the slices of an embedding, in no order; the latent is the embedding itself.
+
+    Args:
+      slices: L float32 arrays (K_l, D_l) whose widths add up to D.
+    """
+
+    kind: ClassVar[str] = "pq"
+    hierarchical: ClassVar[bool] = False
+
+    def __init__(self, slices: tuple[np.ndarray, ...]) -> None:
+        self._slices = slices
+        self._bounds = np.concatenate([[0], np.cumsum([book.shape[1] for book in slices])])
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length D of the embeddings it was fitted on."""
+        return int(self._bounds[-1])
+
+    @functools.cached_property
+    def codebooks(self) -> tuple[np.ndarray, ...]:
+        """L float32 codebooks (K_l, D): each slice's centroids, zero outside the slice."""
+        books = []
+        for level, book in enumerate(self._slices):
+            wide = np.zeros((len(book), self.embedding_dim), np.float32)
+            wide[:, self._bounds[level] : self._bounds[level + 1]] = book
+            books.append(wide)
+        return tuple(books)
+
+    @functools.cached_property
+    def _fast(self) -> list[CodewordTensors]:
+        return [CodewordTensors([book], default_device()) for book in self._slices]
+
+    def latents(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns the (N, D) embeddings as they are."""
+        return checked_embeddings(embeddings, self.embedding_dim)
+
+    def encode(self, embeddings: np.ndarray) -> np.ndarray:
+        """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
+        embeddings = checked_embeddings(embeddings, self.embedding_dim)
+        codes = np.empty((len(embeddings), len(self._slices)), np.int32)
+        for level, codewords in enumerate(self._fast):
+            part = np.ascontiguousarray(
+                embeddings[:, self._bounds[level] : self._bounds[level + 1]]
+            )
+            codes[:, level] = _slice_codes(part, self._slices[level], codewords)
+        return codes
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to (N, D) float32: the slices' centroids side by side."""
+        codes = checked_codes(codes, self.codebook_sizes)
+        parts = [book[codes[:, level]] for level, book in enumerate(self._slices)]
+        return np.concatenate(parts, axis=1)
+
+    def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+        """Returns the JSON configuration and the slices' centroids."""
+        return {}, {f"slices.{level}": book for level, book in enumerate(self._slices)}
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Pq:
+        """Rebuilds the quantizer from what `state` returned."""
+        return cls(tuple(arrays[f"slices.{level}"] for level in range(len(arrays))))
+
+
+def fit_pq(config: PqConfig, embeddings: np.ndarray) -> Pq:
+    """Fits one full-batch k-means a slice; widths differ by at most 1.
+
+    Args:
+      config: sizes, iterations, seed.
+      embeddings: (N, D) float32, N at least 1, in canonical order: the result depends on it.
+
+    Raises:
+      ValueError: there are more slices than dimensions.
+    """
+    count, dim = len(config.codebook_sizes), embeddings.shape[1]
+    if count > dim:
+        raise ValueError(f"codebook_sizes names {count} slices, embeddings have {dim} values")
+    parts = np.array_split(np.arange(dim), count)
+    return Pq(
+        tuple(
+            kmeans(embeddings[:, part], size, config.iterations, config.seed + level)
+            for level, (part, size) in enumerate(zip(parts, config.codebook_sizes, strict=True))
+        )
+    )
+
+
+def _slice_codes(rows: np.ndarray, book: np.ndarray, codewords: CodewordTensors) -> np.ndarray:
+    """Returns (N,) int32 nearest codes, near-ties decided in float64."""
+    codes = np.empty(len(rows), np.int32)
+    open_rows = np.zeros(len(rows), bool)
+    device = default_device()
+    with torch.inference_mode():
+        for start in range(0, len(rows), SEARCH_ROWS):
+            block = slice(start, start + SEARCH_ROWS)
+            fast, near = codewords.parallel_codes(torch.from_numpy(rows[block]).to(device))
+            codes[block] = fast[:, 0].cpu().numpy()
+            open_rows[block] = near.cpu().numpy()
+    undecided = np.flatnonzero(open_rows)
+    for start in range(0, len(undecided), EXACT_ROWS):
+        chosen = undecided[start : start + EXACT_ROWS]
+        codes[chosen] = exact_parallel_codes(rows[chosen], [book])[:, 0]
+    return codes
