@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import string
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -37,7 +38,8 @@ class InputConfig:
 
     Attributes:
       columns: field -> column name; fields left out are found by their own name. A field that is
-        not one of `FIELDS` is a further text field for the template.
+        not one of `FIELDS` is a further text field for the template. `embedding` may name several
+        columns, or none (`[]`) to embed text although there is a column of that name.
       category_delimiter: splits a string category column into a path, coarse to fine.
       max_reject_share: share of rejected rows above which nothing is published.
       allow_damaged_files: publish although a file ended early or could not be decoded.
@@ -63,7 +65,7 @@ class InputConfig:
 
     @property
     def embedding_columns(self) -> list[str] | None:
-        """Columns that hold embeddings, or None when the mapping does not name any."""
+        """Columns that hold embeddings, none for text, None when the mapping does not say."""
         name = self.columns.get("embedding")
         return [name] if isinstance(name, str) else name
 
@@ -71,7 +73,8 @@ class InputConfig:
         for field, column in self.columns.items():
             if isinstance(column, list) and field != "embedding":
                 raise ValueError(f"columns.{field} must be one column name, got {column}")
-            if not column or (isinstance(column, str) and not column.strip()):
+            names = [column] if isinstance(column, str) else column
+            if not all(name.strip() for name in names):
                 raise ValueError(f"columns.{field} must be a column name, got {column!r}")
         columns = self.embedding_columns
         if self.embedding_weights is not None:
@@ -80,8 +83,8 @@ class InputConfig:
                     f"embedding_weights has {len(self.embedding_weights)} weights for "
                     f"{len(columns or [])} embedding columns: give one weight per column"
                 )
-            if min(self.embedding_weights) <= 0:
-                raise ValueError("embedding_weights must be positive")
+            if not all(0 < weight < math.inf for weight in self.embedding_weights):
+                raise ValueError("embedding_weights must be positive and finite")
         if self.category_delimiter == "":
             raise ValueError("category_delimiter must not be empty: leave it out instead")
 
@@ -246,18 +249,29 @@ class JobConfig:
     gates: GateConfig = dataclasses.field(default_factory=GateConfig)
     shards: ShardConfig = dataclasses.field(default_factory=ShardConfig)
 
+    def __post_init__(self) -> None:
+        for field in self.input.columns:
+            if field not in FIELDS and field not in self.text.fields:
+                raise ValueError(
+                    f"input.columns.{field} is used by nothing: it is neither one of "
+                    f"{', '.join(FIELDS)} nor in text.parts"
+                )
 
-def parse(kind: type[T], value: Mapping[str, Any], where: str = "") -> T:
-    """Builds a configuration dataclass from a mapping.
+
+def parse(kind: type[T], value: object, where: str = "") -> T:
+    """Builds a configuration dataclass from what a YAML file says.
 
     Args:
       kind: a dataclass with `__pydantic_config__ = {"extra": "forbid"}`.
-      value: what the YAML file says.
+      value: keys and values, nested as the dataclass is.
       where: dotted path of the mapping in the file, for messages.
 
     Raises:
       ValueError: an unknown key or a bad value; every one is listed by its dotted path.
     """
+    if not isinstance(value, Mapping):
+        name = where or "configuration"
+        raise ValueError(f"bad configuration:\n  {name}: must be keys and values, got {value!r}")
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(value))
     except pydantic.ValidationError as error:

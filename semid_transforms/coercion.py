@@ -25,7 +25,10 @@ from schemas.tables import TIMESTAMP
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
-_EXACT_FLOAT = 2.0**53
+_FIRST_MICROSECOND = (datetime.datetime.min.replace(tzinfo=datetime.UTC) - _EPOCH) // _MICROSECOND
+_LAST_MICROSECOND = (datetime.datetime.max.replace(tzinfo=datetime.UTC) - _EPOCH) // _MICROSECOND
+_TIME_UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6))  # below which size, ticks per second
+_EXACT_INTEGER = 1 << 53
 _SHOWN_CHARACTERS = 60
 
 
@@ -78,7 +81,8 @@ def text_of(value: Any) -> str | None:
             return None
         if math.isinf(value):
             raise UnreadableError("infinity is not text")
-        return str(int(value)) if value == int(value) and abs(value) < _EXACT_FLOAT else str(value)
+        whole = int(value)
+        return str(whole) if whole == value and abs(whole) < _EXACT_INTEGER else str(value)
     if isinstance(value, bool) or not isinstance(
         value, int | decimal.Decimal | datetime.date | datetime.time | uuid.UUID
     ):
@@ -86,8 +90,10 @@ def text_of(value: Any) -> str | None:
     return str(value)
 
 
-def path_of(value: Any, delimiter: str | None) -> list[str] | None:
+def path_of(value: Any, delimiter: str | None) -> list[str | None] | None:
     """Returns a category path, coarse to fine; a string is split at the delimiter.
+
+    Missing parts are left to the cleaning of paths.
 
     Raises:
       UnreadableError: true/false, an object or a nested list.
@@ -98,11 +104,11 @@ def path_of(value: Any, delimiter: str | None) -> list[str] | None:
     if isinstance(value, list | tuple):
         if nested := [part for part in value if isinstance(part, list | tuple)]:
             raise UnreadableError(f"{_show(nested[0])} inside a path is a list, expected text")
-        return [text for text in map(text_of, value) if text is not None]
+        return [text_of(part) for part in value]
     text = text_of(value)
     if text is None:
         return None
-    return text.split(delimiter) if delimiter else [text]
+    return [*text.split(delimiter)] if delimiter else [text]
 
 
 def number_of(value: Any) -> float | None:
@@ -154,22 +160,23 @@ def time_of(value: Any) -> int | None:
                 raise UnreadableError(f"{_show(value)} is not an ISO 8601 time") from error
     if isinstance(value, datetime.datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
-        return (aware - _EPOCH) // _MICROSECOND
-    if isinstance(value, datetime.date):
-        return (value.toordinal() - _EPOCH.toordinal()) * 86_400_000_000
-    number = number_of(value)
-    if number is None:
-        return None
-    for limit, factor in ((1e11, 10**6), (1e14, 10**3), (1e17, 1)):
-        if abs(number) < limit:
-            return round(number * factor)
-    if abs(number) < 1e20:
-        return round(number / 1000)
-    raise UnreadableError(f"{_show(value)} is not a time since 1970")
+        microseconds = (aware - _EPOCH) // _MICROSECOND
+    elif isinstance(value, datetime.date):
+        microseconds = (value.toordinal() - _EPOCH.toordinal()) * 86_400_000_000
+    else:
+        number = number_of(value)
+        if number is None:
+            return None
+        size = abs(number)
+        per_second = next((unit for limit, unit in _TIME_UNITS if size < limit), 10**9)
+        microseconds = round(number * (10**6 / per_second))
+    if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:
+        raise UnreadableError(f"{_show(value)} is outside the years 1 to 9999")
+    return microseconds
 
 
-def vector_of(value: Any) -> list[float] | None:
-    """Returns an embedding; text must be a JSON list of numbers, and a null in it becomes NaN.
+def vector_of(value: Any) -> list[float | None] | None:
+    """Returns an embedding; text must be a JSON list of numbers.
 
     Raises:
       UnreadableError: it is no list, or one that holds anything but numbers.
@@ -185,12 +192,12 @@ def vector_of(value: Any) -> list[float] | None:
         return None
     if not isinstance(value, list | tuple):
         raise UnreadableError(f"{_show(value)} is {_article(value)}, expected a list of numbers")
-    vector = []
+    vector: list[float | None] = []
     for item in value:
         if isinstance(item, bool | str) or not isinstance(item, int | float | None):
             raise UnreadableError(f"{_show(item)} in it is {_article(item)}, expected a number")
         try:
-            vector.append(math.nan if item is None else float(item))
+            vector.append(None if item is None else float(item))
         except OverflowError:
             vector.append(math.inf)
     return vector
@@ -212,6 +219,16 @@ def coerce(
     if not isinstance(values, pa.Array):
         return _each(values, kind, delimiter)
     array = _plain(values)
+    try:
+        return _whole(array, kind, delimiter)
+    except pa.ArrowException:  # no such cast, an unknown time zone
+        return _each(_python_values(array), kind, delimiter)
+
+
+def _whole(
+    array: pa.Array, kind: Kind, delimiter: str | None
+) -> tuple[pa.Array, dict[int, Problem]]:
+    """Coerces a column at once where Arrow has a cast that means the same."""
     type_ = array.type
     if pa.types.is_null(type_):
         return pa.nulls(len(array), kind.value), {}
@@ -239,7 +256,7 @@ def coerce(
     if kind is Kind.NUMBER and pa.types.is_floating(type_):
         return _valid_numbers(array.cast(pa.float64()))
     if kind is Kind.TIME and (pa.types.is_timestamp(type_) or pa.types.is_date(type_)):
-        return _timestamps(array), {}
+        return _timestamps(array)
     if kind is Kind.VECTOR and _is_list(type_) and _is_number(type_.value_type):
         return array.cast(kind.value, safe=False), {}
     return _each(_python_values(array), kind, delimiter)
@@ -290,20 +307,28 @@ def _plain(array: pa.Array) -> pa.Array:
 
 
 def _python_values(array: pa.Array) -> list[Any]:
-    """Returns values with text as bytes, since invalid UTF-8 cannot become a Python str."""
+    """Returns values as Python has them; text that is not UTF-8 as bytes."""
     type_ = array.type
-    if _is_valid(array) and not pa.types.is_floating(type_):
-        return array.to_pylist()
-    if pa.types.is_string(type_):
-        array = array.cast(pa.binary())
-    elif pa.types.is_large_string(type_):
-        array = array.cast(pa.large_binary())
-    elif _is_list(type_) and _is_string(type_.value_type):
-        array = array.cast(pa.list_(pa.binary()))
-    elif pa.types.is_float16(type_) or pa.types.is_float32(type_):
+    if pa.types.is_float16(type_) or pa.types.is_float32(type_):
         return [None if v is None else np.float32(v) for v in array.to_pylist()]
-    values = array.to_pylist()
-    return [_decoded(value) for value in values] if pa.types.is_binary(array.type) else values
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_binary(type_):
+        return [_decoded(value) for value in array.cast(pa.large_binary()).to_pylist()]
+    if _is_list(type_) and _is_string(type_.value_type):
+        return array.cast(pa.list_(pa.binary())).to_pylist()
+    values = []
+    for scalar in array:
+        try:
+            values.append(scalar.as_py())
+        except (ValueError, OverflowError, LookupError):  # out of range, unknown time zone, ...
+            values.append(_Foreign(str(type_)))
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class _Foreign:
+    """A value Python has no equal of."""
+
+    type: str
 
 
 def _decoded(value: bytes | None) -> str | bytes | None:
@@ -329,19 +354,30 @@ def _is_valid(array: pa.Array) -> bool:
 
 
 def _valid_numbers(array: pa.Array) -> tuple[pa.Array, dict[int, Problem]]:
-    infinite = pc.fill_null(pc.is_inf(array), False)
+    infinite = _mask(pc.is_inf(array))
     problem = Problem(RejectReason.BAD_FIELD, "infinity is not a finite number")
-    problems = {int(i): problem for i in np.flatnonzero(infinite.to_numpy(zero_copy_only=False))}
-    missing = pc.or_(infinite, pc.fill_null(pc.is_nan(array), False))
+    problems = dict.fromkeys(np.flatnonzero(infinite).tolist(), problem)
+    missing = pa.array(infinite | _mask(pc.is_nan(array)))
     return pc.if_else(missing, pa.scalar(None, pa.float64()), array), problems
 
 
-def _timestamps(array: pa.Array) -> pa.Array:
+def _timestamps(array: pa.Array) -> tuple[pa.Array, dict[int, Problem]]:
     if pa.types.is_date(array.type):
-        array = array.cast(pa.timestamp("us"), safe=False)
-    if array.type.tz is None:
-        array = array.cast(pa.timestamp(array.type.unit, tz="UTC"))
-    return array.cast(TIMESTAMP, safe=False)
+        array = array.cast(pa.timestamp("s" if pa.types.is_date32(array.type) else "ms"))
+    if array.type.unit == "ns":  # reaches from 1677 to 2262
+        return array.cast(pa.timestamp("us", array.type.tz), safe=False).cast(TIMESTAMP), {}
+    ticks = array.view(pa.int64())
+    factor = {"s": 10**6, "ms": 10**3, "us": 1}[array.type.unit]
+    first, last = -(-_FIRST_MICROSECOND // factor), _LAST_MICROSECOND // factor
+    wrong = _mask(pc.or_(pc.less(ticks, first), pc.greater(ticks, last)))
+    usable = pc.if_else(pa.array(wrong), pa.scalar(None, pa.int64()), ticks)
+    problem = Problem(RejectReason.BAD_FIELD, "outside the years 1 to 9999")
+    problems = dict.fromkeys(np.flatnonzero(wrong).tolist(), problem)
+    return pc.multiply(usable, factor).cast(TIMESTAMP), problems
+
+
+def _mask(array: pa.Array) -> np.ndarray:
+    return pc.fill_null(array, False).to_numpy(zero_copy_only=False)
 
 
 def _is_string(type_: pa.DataType) -> bool:

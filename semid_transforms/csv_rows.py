@@ -196,7 +196,7 @@ def _records(feed: _LineFeed) -> Iterator[_Record]:
         except csv.Error as error:
             problem = Problem(RejectReason.UNPARSABLE, f"not CSV: {error}")
         lines = len(feed.taken)
-        if problem is None and not any(values) and len(values) <= 1 and width != 1:
+        if problem is None and width != 1 and len(values) < 2 and not "".join(values).strip():
             feed.start_record(lines)  # a blank line
             continue
         if feed.unfinished:

@@ -151,13 +151,15 @@ class LineSource:
 
     def _skip_line(self) -> LongLine:
         """Reads past the end of the line at the current offset."""
-        head = b"".join(self._held)[:REJECTED_PAYLOAD_BYTES]
+        head = b"".join(self._held)
         begin = self._offset
         length = self._held_bytes
         self._held, self._held_bytes = [], 0
         while not self._ended:
             chunk = self._read()
             end = chunk.find(b"\n")
+            if len(head) < REJECTED_PAYLOAD_BYTES:
+                head += chunk if end < 0 else chunk[:end]
             if end >= 0:
                 length += end
                 self._offset = begin + length + 1
@@ -166,4 +168,4 @@ class LineSource:
                 break
             length += len(chunk)
             self._offset = begin + length
-        return LongLine(head, length, begin)
+        return LongLine(head[:REJECTED_PAYLOAD_BYTES], length, begin)

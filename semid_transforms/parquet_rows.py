@@ -82,23 +82,38 @@ def _read_group(
     row_bytes = max(1, _uncompressed_bytes(metadata, wanted) // max(1, metadata.num_rows))
     batch_rows = max(1, min(shard_config.batch_rows, shard_config.batch_bytes // row_bytes))
     row = 0
-    # Where a damaged page begins can only be seen row by row, whatever the batch size.
-    for rows_at_a_time in (batch_rows, 1):
-        done = row
-        position = 0
-        try:
-            for batch in file.iter_batches(rows_at_a_time, [group], columns, use_threads=False):
-                position += batch.num_rows
-                if position > done:
-                    yield batch, position - batch.num_rows
-                    row = position
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            problem = str(error)
-        else:
-            return
-    yield problem, row
+    try:
+        for batch in file.iter_batches(batch_rows, [group], columns, use_threads=False):
+            yield batch, row
+            row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the storage failed, not the content
+        rest = _readable_rows(file, group, columns, row)
+        if rest:
+            yield pa.concat_batches(rest), row
+        yield str(error), row + len(rest)
+
+
+def _readable_rows(
+    file: pq.ParquetFile, group: int, columns: list[str], start: int
+) -> list[pa.RecordBatch]:
+    """Reads a damaged row group one row at a time from `start` to the damage.
+
+    Where the damage begins is only seen row by row; so what is read does not depend on the size of
+    batches.
+    """
+    rows: list[pa.RecordBatch] = []
+    position = 0
+    try:
+        for batch in file.iter_batches(1, [group], columns, use_threads=False):
+            if position >= start:
+                rows.append(batch)
+            position += 1
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+    return rows
 
 
 def _uncompressed_bytes(metadata: pq.RowGroupMetaData, columns: set[str]) -> int:
@@ -144,11 +159,17 @@ def _to_json(cells: dict[str, pa.Array]) -> bytes:
 
 
 def _cell(array: pa.Array) -> Any:
+    """Returns the value of an array of one row, as text when Python has no such value."""
     try:
         return array[0].as_py()
     except UnicodeDecodeError:
-        listed = pa.types.is_list(array.type)
-        return array.cast(pa.list_(pa.binary()) if listed else pa.binary())[0].as_py()
+        type_ = array.type.value_type if pa.types.is_list(array.type) else array.type
+        if pa.types.is_string(type_):
+            listed = pa.types.is_list(array.type)
+            return array.cast(pa.list_(pa.binary()) if listed else pa.binary())[0].as_py()
+    except (ValueError, OverflowError, LookupError):
+        return array.to_string()
+    return f"not UTF-8, in a {array.type}"
 
 
 def _json_value(value: Any) -> Any:

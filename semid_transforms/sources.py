@@ -10,11 +10,13 @@ import gzip
 import itertools
 import os
 import shutil
+import struct
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import BeamIOError
 
@@ -156,23 +158,53 @@ def open_parquet(path: str, compressed: bool = False) -> Iterator[pq.ParquetFile
     """Opens a Parquet file; one inside gzip is unpacked into a temporary file first.
 
     Raises:
-      ValueError: the file is not Parquet, or cut short.
+      ValueError: the file is not Parquet, or cut short; the message names it.
       OSError: the file cannot be opened or read; the message names it.
     """
-    if not compressed:
-        with _naming(path), files.parquet_file(path) as file:
-            yield file
-        return
-    with tempfile.TemporaryDirectory(prefix="semid-") as folder:
-        unpacked = os.path.join(folder, "unpacked.parquet")
-        with open_stream(SourceSplit(path, Format.PARQUET, True)) as stream:
-            try:
-                with open(unpacked, "wb") as writer:
-                    shutil.copyfileobj(stream, writer, 1 << 20)
-            except DAMAGE as error:
-                raise ValueError(f"{path} is not readable gzip: {error}") from error
-        with files.parquet_file(unpacked) as file:
-            yield file
+    with contextlib.ExitStack() as stack:
+        local = path
+        if compressed:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="semid-"))
+            local = os.path.join(folder, "unpacked.parquet")
+            _unpack(path, local)
+        stack.enter_context(_naming(path))
+        mapped = files.is_local(local) and os.path.getsize(local) > 0
+        source = stack.enter_context(pa.memory_map(local) if mapped else files.open_raw(local))
+        try:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            if any(pa.types.is_fixed_size_list(type_) for type_ in file.schema_arrow.types):
+                metadata = _plain_metadata(source)
+                file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+        yield file
+
+
+def _unpack(path: str, destination: str) -> None:
+    with (
+        open_stream(SourceSplit(path, Format.PARQUET, True)) as stream,
+        open(destination, "wb") as writer,
+    ):
+        try:
+            shutil.copyfileobj(stream, writer, 1 << 20)
+        except DAMAGE as error:
+            raise ValueError(f"{path} is not readable gzip: {error}") from error
+
+
+def _plain_metadata(source: BinaryIO) -> pq.FileMetaData:
+    """Returns a file's metadata without the Arrow schema stored in it.
+
+    With that schema Arrow 25 refuses to read fixed-size lists of which one is null ("Expected all
+    lists to be of size"); without it the same column is an ordinary list.
+    """
+    end = source.seek(0, os.SEEK_END)
+    source.seek(end - 8)
+    (length,) = struct.unpack("<I", source.read(4))
+    source.seek(end - 8 - length)
+    footer = source.read(length + 8).replace(b"ARROW:schema", b"arrow:unused")
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
 
 
 @contextlib.contextmanager
