@@ -176,9 +176,11 @@ def train_autoencoder(
                 loss = loss + losses.balance * balance_loss(latents, found, codebooks.words)
             if paired:
                 left, right = slice(0, paired), slice(paired, 2 * paired)
-                collide = (found.codes[left] == found.codes[right]).all(dim=1)
+                weights = (found.codes[left] == found.codes[right]).all(dim=1).float()
+                if losses.uniqueness_by_distance:
+                    weights = weights * (target[left] - target[right]).square().sum(dim=1)
                 loss = loss + losses.uniqueness * uniqueness_loss(
-                    latents[left], latents[right], collide, losses.uniqueness_margin
+                    latents[left], latents[right], weights, losses.uniqueness_margin
                 )
             if networks.supervision is not None and tags is not None:
                 prefixes = [through(latents, anchor) for anchor in found.anchors]

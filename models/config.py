@@ -74,13 +74,17 @@ class LossConfig:
       balance: push towards even use of a level's codes, on soft assignments.
       uniqueness: push apart of items that collide (HiD-VAE 2508.04618, eq. 7).
       uniqueness_margin: cosine of latents above which a colliding pair is pushed apart.
+      uniqueness_by_distance: multiplies a pair's weight by its squared distance (in units of the
+        mean squared length of centred embeddings), so that the pairs that should collide last
+        are parted first. HiD-VAE weighs all alike, 2.0.
       colliding_rows: share of a batch that is drawn as colliding pairs.
     """
 
     commitment: float = 0.25
     balance: float = 0.0
-    uniqueness: float = 2.0
+    uniqueness: float = 6.0
     uniqueness_margin: float = 0.9
+    uniqueness_by_distance: bool = True
     colliding_rows: float = 0.5
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}

@@ -62,26 +62,27 @@ def balance_loss(
         scale = BALANCE_TEMPERATURE * before.square().sum(dim=1).mean().clamp(min=1e-12)
         scores = torch.addmm((book * book).sum(dim=1), residual, book.t(), alpha=-2)
         use = torch.softmax(-scores / scale, dim=1).mean(dim=0)
-        losses.append(math.log(len(book)) + torch.xlogy(use, use).sum())
+        # A code that nobody is near underflows to 0, where the gradient of u log u is not finite.
+        losses.append(math.log(len(book)) + (use * use.clamp(min=1e-12).log()).sum())
     return torch.stack(losses).mean()
 
 
 def uniqueness_loss(
-    left: torch.Tensor, right: torch.Tensor, collide: torch.Tensor, margin: float
+    left: torch.Tensor, right: torch.Tensor, weights: torch.Tensor, margin: float
 ) -> torch.Tensor:
     """Pushes apart the latents of pairs that share every code (HiD-VAE 2508.04618, eq. 7).
 
     Args:
       left: (P, d) latents before quantization, with gradient.
       right: (P, d) latents of their partners.
-      collide: (P,) bool, True where all codes of a pair are equal.
+      weights: (P,) how much a pair counts: 0 where its codes differ.
       margin: cosine up to which a pair is left alone.
 
     Returns:
-      Sum over colliding pairs of max(0, cosine - margin), over P.
+      Sum over pairs of weight * max(0, cosine - margin), over P.
     """
     cosine = functional.cosine_similarity(left, right, dim=1)
-    return (functional.relu(cosine - margin) * collide).sum() / max(1, len(left))
+    return (functional.relu(cosine - margin) * weights).sum() / max(1, len(left))
 
 
 def straight_through(latents: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
