@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.errors import InputRefusedError, MismatchError, UsageError
 from pipelines.job import Job
 from pipelines.root import Published
 from pipelines.settings import Settings
-from schemas.config import fingerprint
+from schemas.config import canonical_json, fingerprint
 from schemas.manifest import SCHEMA_VERSION
 from semid_transforms import files
 from semid_transforms.encoder import identify_encoder
@@ -60,25 +61,47 @@ def open_input(job: Job) -> CatalogInput:
 def check_matches(settings: Settings, catalog: CatalogInput, parent: Published) -> None:
     """Refuses to grow a generation made differently.
 
+    Of the tokenizer only what the configuration sets explicitly is compared: a published tokenizer
+    is frozen, so a default that a later version changed means nothing to it.
+
     Raises:
-      MismatchError: naming what differs and both fingerprints.
+      MismatchError: naming everything that differs, both sides.
     """
     if parent.manifest is None:
         return
     published = parent.manifest.fingerprints
-    pairs = [
-        ("schema version", str(SCHEMA_VERSION), str(parent.manifest.schema_version)),
-        ("encoder", catalog.encoder["fingerprint"], published.encoder),
-        ("text template", settings.template_fingerprint, published.template),
-        ("tokenizer settings", settings.tokenizer_fingerprint, published.tokenizer_settings),
-        ("SID layout", fingerprint(settings.layout.to_json()), fingerprint(published.layout)),
+    pairs = [("encoder", catalog.encoder["fingerprint"], published.encoder)]
+    if not catalog.brings_embeddings:  # a template makes nothing where embeddings come along
+        pairs.append(("text template", settings.template_fingerprint, published.template))
+    pairs.append(("schema version", str(SCHEMA_VERSION), str(parent.manifest.schema_version)))
+    differences = [
+        f"{name} {wanted[:16]} here, {found[:16]} published"
+        for name, wanted, found in pairs
+        if wanted != found
     ]
-    if catalog.brings_embeddings:  # the text template makes nothing where embeddings come along
-        pairs = [pair for pair in pairs if pair[0] != "text template"]
-    for name, wanted, found in pairs:
-        if wanted != found:
-            raise MismatchError(
-                f"the {name} of this run does not match generation {parent.generation}: "
-                f"{wanted[:16]} here, {found[:16]} published. IDs made differently cannot share a "
-                f"root: restore the setting, or start a new --root"
-            )
+    differences += _tokenizer_differences(
+        settings.job.quantizer, settings.to_json()["quantizer"], parent.manifest.config["quantizer"]
+    )
+    if differences:
+        raise MismatchError(
+            f"this run does not match generation {parent.generation}:\n  "
+            + "\n  ".join(differences)
+            + "\nIDs made differently cannot share a root: restore the setting, or take a new --root"
+        )
+
+
+def _tokenizer_differences(
+    explicit: Mapping[str, Any], effective: Any, published: Any, path: str = "quantizer"
+) -> list[str]:
+    """Lists explicit tokenizer settings that the published tokenizer was not fitted with."""
+    differences = []
+    for key, value in explicit.items():
+        if key == "training":
+            continue
+        wanted = effective[key]
+        found = published.get(key) if isinstance(published, Mapping) else None
+        if isinstance(value, Mapping) and isinstance(found, Mapping):
+            differences += _tokenizer_differences(value, wanted, found, f"{path}.{key}")
+        elif canonical_json(wanted) != canonical_json(found):
+            differences.append(f"{path}.{key} {wanted} here, {found} published")
+    return differences

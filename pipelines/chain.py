@@ -60,6 +60,11 @@ class Chain:
         self._parent = parent
         self._catalog = catalog
         self._reader = catalog.reader
+        self._layout = job.settings.layout
+        self._config = job.settings.to_json()
+        if parent.manifest is not None:  # its tokenizer is frozen, whatever the defaults are now
+            self._layout = SidLayout.from_json(parent.manifest.fingerprints.layout)
+            self._config["quantizer"] = parent.manifest.config["quantizer"]
 
     def read(self) -> dict[str, Any]:
         """Reads, validates, deduplicates, compares with the parent."""
@@ -72,7 +77,7 @@ class Chain:
                 root,
                 self._reader,
                 [*self._parent_paths("items"), *self._parent_paths("reserved")],
-                self._settings.layout,
+                self._layout,
                 self._num_item_shards(),
                 run,
             ),
@@ -110,12 +115,12 @@ class Chain:
             num_parts = math.ceil(read["changed"] / config.rows_per_part)
             counters = run_pipeline(
                 self._job.beam,
-                lambda root: define_embed(root, changed, self._settings, parts, num_parts),
+                lambda root: define_embed(root, changed, config, parts, num_parts, self._sid_type),
             )
         else:
             counters = run_pipeline(
                 self._job.beam,
-                lambda root: define_collect(root, changed, self._settings, parts, self._reader),
+                lambda root: define_collect(root, changed, parts, self._reader, self._sid_type),
             )
         names = [path.rsplit("/", 1)[-1] for path in files.list_files(parts.origin, ".parquet")]
         return {"parts": names, "counters": counters}
@@ -150,7 +155,7 @@ class Chain:
         self, read: dict[str, Any], embed: dict[str, Any], fit: dict[str, Any]
     ) -> dict[str, Any]:
         """Quantizes what was embedded and cuts the SID space into shards."""
-        run, layout = self._run, self._settings.layout
+        run, layout = self._run, self._layout
         manifest = self._parent.manifest
         live = sum(counts["live"] for counts in read["sources"].values())
         per_shard = self._settings.job.shards.rows_per_shard
@@ -192,7 +197,7 @@ class Chain:
         for table in tables:
             files.remove_tree(run.output(table))
         everything = assign["replanned"] or (
-            manifest is not None and manifest.config["ngrams"] != self._settings.to_json()["ngrams"]
+            manifest is not None and manifest.config["ngrams"] != self._config["ngrams"]
         )
         if embed["parts"] or read["retired"] or everything:
             place = self._place_items(fit["tokenizer_id"], assign["shards"])
@@ -234,7 +239,7 @@ class Chain:
             generation_folder=run.generation_folder,
         )
         shared = self._settings.job.collisions.policy == "none"
-        index = IndexItems(paths, self._settings.layout, self._settings.features, shared)
+        index = IndexItems(paths, self._layout, self._settings.features, shared)
         run_pipeline(self._job.beam, lambda root: define_index(root, index))
         return {"rebuilt": True}
 
@@ -249,11 +254,10 @@ class Chain:
                 encoder=self._catalog.encoder["fingerprint"],
                 template=settings.template_fingerprint,
                 tokenizer=results["fit"]["tokenizer_id"],
-                tokenizer_settings=settings.tokenizer_fingerprint,
-                layout=settings.layout.to_json(),
+                layout=self._layout.to_json(),
             ),
             self._catalog.encoder,
-            settings.to_json(),
+            self._config,
         )
         self._job.root.publish(manifest, self._parent)
         run.discard()
@@ -278,14 +282,16 @@ class Chain:
         )
         return PlaceItems(
             plan=plan,
-            identity=Identity(
-                self._settings.layout, collisions.policy, collisions.on_change == "reassign"
-            ),
+            identity=Identity(self._layout, collisions.policy, collisions.on_change == "reassign"),
             stamp=Stamp(run.generation, tokenizer_id, run.time),
             features=self._settings.features,
             folders=(run.scratch("settled"), run.generation_folder, run.output("embeddings")),
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
         )
+
+    @property
+    def _sid_type(self) -> pa.DataType:
+        return pa.from_numpy_dtype(self._layout.dtype)
 
     def _parent_paths(self, table: str) -> list[str]:
         return table_paths(self._job.root, self._parent, table)

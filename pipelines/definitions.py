@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from models.sid import SidLayout
 from pipelines.runs import Run
-from pipelines.settings import Settings
+from schemas.config import EncoderConfig
 from schemas.tables import REJECTS, SOURCE_COUNTS
 from semid_transforms.collecting import CollectVectors
 from semid_transforms.diffing import DiffItems
@@ -61,30 +61,27 @@ def define_read(
 def define_embed(
     root: beam.Pipeline,
     changed_paths: Sequence[str],
-    settings: Settings,
+    config: EncoderConfig,
     parts: EmbeddingParts,
     num_parts: int,
+    sid_type: pa.DataType,
 ) -> None:
     """Encodes the text of every changed item, each distinct text once."""
     (
         _each(root, "Changed", changed_paths)
         | "ReadChanged" >> ReadTables()
-        | "EmbedTexts"
-        >> EmbedTexts(
-            settings.job.encoder, parts, num_parts, pa.from_numpy_dtype(settings.layout.dtype)
-        )
+        | "EmbedTexts" >> EmbedTexts(config, parts, num_parts, sid_type)
     )
 
 
 def define_collect(
     root: beam.Pipeline,
     changed_paths: Sequence[str],
-    settings: Settings,
     parts: EmbeddingParts,
     reader: CatalogReader,
+    sid_type: pa.DataType,
 ) -> None:
     """Copies the embeddings of changed items from the catalog that brings them."""
-    sid_type = pa.from_numpy_dtype(settings.layout.dtype)
     (
         _each(root, "Changed", changed_paths)
         | "ReadChanged" >> ReadTables()

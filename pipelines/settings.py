@@ -23,7 +23,7 @@ class Settings:
     Attributes:
       job: everything but the tokenizer's and the features' own settings.
       kind: of the tokenizer.
-      quantizer: its settings.
+      quantizer: its settings; `job.quantizer` holds those that were set explicitly.
       features: n-gram columns, in order.
     """
 

@@ -238,7 +238,7 @@ class JobConfig:
     input: InputConfig = dataclasses.field(default_factory=InputConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
-    quantizer: dict[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "rqvae"})
+    quantizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     collisions: CollisionConfig = dataclasses.field(default_factory=CollisionConfig)
     ngrams: tuple[dict[str, Any], ...] = (

@@ -40,14 +40,12 @@ class Fingerprints:
         over the embedding columns when the catalog brings its own.
       template: hex digest over the text template and field mapping.
       tokenizer: id of the tokenizer.
-      tokenizer_settings: hex digest over the tokenizer's kind and settings, training left out.
       layout: SID layout as `SidLayout.to_json` gives it.
     """
 
     encoder: str
     template: str
     tokenizer: str
-    tokenizer_settings: str
     layout: dict[str, Any]
 
 
