@@ -31,7 +31,8 @@ def matrix_from_list(column: pa.Array | pa.ChunkedArray, width: int | None = Non
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"row {row} of a {array.type} column is null")
     if len(array) == 0:
-        return np.empty((0, width or 0), array.type.value_type.to_pandas_dtype())
+        empty = pa.array([], array.type.value_type).to_numpy(zero_copy_only=False)
+        return empty.reshape(0, width or 0)
     lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
     expected = int(lengths[0]) if width is None else width
     if (wrong := np.flatnonzero(lengths != expected)).size:
@@ -61,7 +62,13 @@ def list_from_matrix(matrix: np.ndarray, value_type: pa.DataType) -> pa.ListArra
 
 
 def fixed_binary(values: np.ndarray, width: int) -> pa.Array:
-    """Converts (N, width) uint8 bytes into a `binary(width)` column."""
+    """Converts (N, width) uint8 bytes into a `binary(width)` column.
+
+    Raises:
+      ValueError: the values have another shape.
+    """
+    if values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(f"expected (N, {width}) bytes, got shape {values.shape}")
     buffer = pa.py_buffer(np.ascontiguousarray(values, np.uint8))
     return pa.Array.from_buffers(pa.binary(width), len(values), [None, buffer])
 

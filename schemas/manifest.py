@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
+
+import pydantic
 
 from schemas.rejects import SourceCounts
 
@@ -108,26 +109,18 @@ class Manifest:
         try:
             value = json.loads(data)
             version = value["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError("manifest.json is damaged: it is not a semid manifest") from error
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"manifest.json has schema version {version}, this semid reads {SCHEMA_VERSION}"
             )
         try:
-            return cls(
-                **{
-                    **value,
-                    "sources": {
-                        name: SourceCounts.from_json(counts)
-                        for name, counts in value["sources"].items()
-                    },
-                    "fingerprints": Fingerprints(**value["fingerprints"]),
-                    "files": [FileEntry(**file) for file in value["files"]],
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"manifest.json is damaged: {error}") from error
+            return pydantic.TypeAdapter(cls).validate_json(data, strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"manifest.json is damaged: {where}: {first['msg']}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +147,6 @@ class Current:
           ValueError: the bytes are not a pointer.
         """
         try:
-            value: Mapping[str, Any] = json.loads(data)
-            return cls(str(value["generation"]), str(value["manifest_sha256"]))
-        except (ValueError, KeyError, TypeError) as error:
+            return pydantic.TypeAdapter(cls).validate_json(data, strict=True)
+        except pydantic.ValidationError as error:
             raise ValueError("CURRENT is damaged: it is not a semid pointer") from error
