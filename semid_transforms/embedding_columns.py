@@ -113,7 +113,7 @@ def find_embedding(
     Without a mapping a column called `embedding` is taken where the first file with rows has one.
 
     Returns:
-      The columns with their lengths, or None when text is to be embedded.
+      The columns with their lengths, or None when text is to be embedded or there are no rows.
 
     Raises:
       ValueError: embedding columns are mapped or found, and no row has a vector in all of them.
@@ -140,12 +140,12 @@ def find_embedding(
                 first = tuple(int(width) for width in widths[:, full[0]])
                 weights = tuple(input_config.embedding_weights or [1.0] * len(columns))
                 return EmbeddingSpec(tuple(columns), first, weights)
-            seen += rows.read
+            seen += rows.fields.num_rows
             if seen >= _SEARCHED_ROWS:
                 break
         if seen >= _SEARCHED_ROWS or (seen and not present):
             break
-    if not present:
+    if seen == 0 or not present:  # an empty catalog is refused by what reads it
         return None
     raise ValueError(
         f"no row among the first {seen} has an embedding in {', '.join(columns)}: set "

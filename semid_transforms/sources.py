@@ -238,12 +238,12 @@ def file_columns(path: str) -> list[str] | None:
         except ValueError:
             return None
     if format_ is Format.CSV:
-        with open_stream(SourceSplit(path, format_, compressed)) as stream:
-            try:
-                head = stream.read(_HEADER_BYTES)
-            except DAMAGE:
-                return None
-        lines = head.removeprefix(BOM).decode("utf-8", "surrogateescape").splitlines(keepends=True)
+        lines = (
+            _head(path)
+            .removeprefix(BOM)
+            .decode("utf-8", "surrogateescape")
+            .splitlines(keepends=True)
+        )
         try:
             return next(csv.reader(lines), None)
         except csv.Error:
@@ -251,22 +251,47 @@ def file_columns(path: str) -> list[str] | None:
     return None
 
 
+def _head(path: str) -> bytes:
+    """Returns the first bytes of a text file, decompressed; less when it is damaged."""
+    with open_stream(SourceSplit(path, *format_of(path))) as stream:
+        read = getattr(stream, "read1", stream.read)  # keeps what precedes damage in gzip
+        try:
+            return read(_HEADER_BYTES)
+        except DAMAGE:
+            return b""
+
+
 def check_columns(
     sources: Sequence[SourceFile], input_config: InputConfig, text_config: TextConfig
 ) -> None:
-    """Looks at the header of the first Parquet and the first CSV file, before anything starts.
+    """Looks at the head of the first file of each format, before anything starts.
 
     Raises:
       ValueError: no item_id column, a mapped column that is not there, or neither text nor
-        embedding; the message names the file, its columns and the key to set.
+        embedding; or JSON that is one array instead of lines. The message names the file, its
+        columns and the key to set.
+      OSError: a file cannot be opened or read; the message names it.
     """
     seen: set[Format] = set()
     for source in sources:
         format_, _ = format_of(source.path)
-        if format_ in seen or (columns := file_columns(source.path)) is None:
+        if format_ in seen or source.bytes == 0:
             continue
-        seen.add(format_)
-        _check_header(source.path, columns, input_config, text_config)
+        if format_ is Format.JSON_LINES:
+            seen.add(format_)
+            _check_lines(source.path)
+        elif (columns := file_columns(source.path)) is not None:
+            seen.add(format_)
+            _check_header(source.path, columns, input_config, text_config)
+
+
+def _check_lines(path: str) -> None:
+    head = _head(path).removeprefix(BOM).lstrip()
+    if head.startswith(b"[") and head[1:].lstrip().startswith(b"{"):
+        raise ValueError(
+            f"{path} is one JSON array, semid reads one object per line: write it with "
+            "jq -c '.[]', for example"
+        )
 
 
 def _check_header(

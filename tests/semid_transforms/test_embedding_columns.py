@@ -104,6 +104,7 @@ def test_embeddings_that_are_mapped_must_be_there(tmp_path):
         ValueError, match="no row among the first 3 has an embedding in image, words"
     ):
         spec([path], TWO)
+    assert spec([write(tmp_path, "b.jsonl", b""), write(tmp_path, "b.parquet", b"")], TWO) is None
     text = write(tmp_path, "text.jsonl", json_lines([{"item_id": "1", "embedding": "red"}]))
     with pytest.raises(ValueError, match="to \\[\\] to embed text"):
         spec([text])

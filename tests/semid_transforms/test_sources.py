@@ -86,7 +86,7 @@ def test_headers(tmp_path, ending):
 
 
 def test_damaged_files_have_no_header(tmp_path):
-    cut = gzip.compress(csv_text(ROWS))[:-12]
+    cut = gzip.compress(csv_text(ROWS))[:12]
     (tmp_path / "a.csv.gz").write_bytes(cut)
     assert file_columns(str(tmp_path / "a.csv.gz")) is None
     assert file_columns(write(tmp_path, "a.parquet", b"")) is None
@@ -156,3 +156,11 @@ def test_storage_errors_name_the_file(tmp_path):
         open_stream(SourceSplit(str(tmp_path), Format.CSV)) as stream,
     ):
         stream.read()
+
+
+def test_one_json_array_is_refused(tmp_path):
+    check([write(tmp_path, "a.jsonl", b'["a"]\n{"item_id": "1"}\n')])
+    for name, data in [("b.json", b"\xef\xbb\xbf [\n {\n"), ("b.json.gz", b'[{"item_id": "1"}]')]:
+        path = write(tmp_path, name, data)
+        with pytest.raises(ValueError, match=f"{path} is one JSON array, semid reads one object"):
+            check([path])
