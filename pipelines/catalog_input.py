@@ -86,7 +86,7 @@ def check_matches(settings: Settings, catalog: CatalogInput, parent: Published) 
         raise MismatchError(
             f"this run does not match generation {parent.generation}:\n  "
             + "\n  ".join(differences)
-            + "\nIDs made differently cannot share a root: restore the setting, or take a new --root"
+            + "\nIDs made differently cannot share a root: restore the setting or take a new --root"
         )
 
 

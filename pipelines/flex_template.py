@@ -1,0 +1,57 @@
+"""Entry point of the Dataflow Flex Template: the whole nightly chain on one worker.
+
+A Flex Template launches exactly one Beam pipeline, and the chain is several, each needing what the
+one before it published to ROOT. So the template's pipeline has one element, and the worker that
+gets it runs the chain in process: right for catalogs that fit one machine, with or without a GPU.
+Larger ones are driven from outside with `semid tokenize --runner=DataflowRunner`, one Dataflow job
+per link. A retried worker resumes at the last complete link.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.beam_options import build_options
+from pipelines.job import Job
+from pipelines.root import Root
+from pipelines.settings import load_settings
+from pipelines.summary import outcome_json
+from pipelines.tokenize import tokenize
+
+_log = logging.getLogger(__name__)
+
+
+class _RunChain(beam.DoFn):
+    """Runs `semid tokenize` on the worker."""
+
+    def process(self, job: tuple[str, str, str]) -> Iterator[str]:
+        """Takes (patterns separated by `;`, root, configuration or ""); yields the summary."""
+        patterns, path, config = job
+        root = Root(path)
+        settings = load_settings(config or None)
+        outcome = tokenize(Job(tuple(patterns.split(";")), root, settings, build_options([])))
+        summary = json.dumps(outcome_json(root, outcome))
+        _log.info("%s", summary)
+        yield summary
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Launches the pipeline with the template's parameters and any Beam options."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--catalog", required=True, help="globs, separated by ;")
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--config", default="")
+    options, beam_arguments = parser.parse_known_args(arguments)
+    load_settings(options.config or None)  # a bad configuration fails the launch, not the worker
+    with beam.Pipeline(options=PipelineOptions(beam_arguments)) as root:
+        (
+            root
+            | "Job" >> beam.Create([(options.catalog, options.root, options.config)])
+            | "RunChain" >> beam.ParDo(_RunChain()).with_output_types(str)
+        )
