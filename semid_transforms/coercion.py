@@ -218,6 +218,8 @@ def coerce(
     """
     if not isinstance(values, pa.Array):
         return _each(values, kind, delimiter)
+    if values.null_count == len(values):
+        return pa.nulls(len(values), kind.value), {}
     array = _plain(values)
     try:
         return _whole(array, kind, delimiter)
@@ -230,8 +232,6 @@ def _whole(
 ) -> tuple[pa.Array, dict[int, Problem]]:
     """Coerces a column at once where Arrow has a cast that means the same."""
     type_ = array.type
-    if pa.types.is_null(type_):
-        return pa.nulls(len(array), kind.value), {}
     if kind is Kind.TEXT and (_is_string(type_) or pa.types.is_integer(type_)):
         return _valid_text(array.cast(pa.string()))
     if kind is Kind.TEXT and (pa.types.is_temporal(type_) or pa.types.is_decimal(type_)):

@@ -38,8 +38,9 @@ _DEFAULT_TYPES: dict[Kind, pa.DataType] = {
     Kind.VECTOR: pa.list_(pa.float64()),
 }
 
-# Arrow takes Inf, -NaN and the like as numbers, Python's parser only NaN and [-]Infinity.
-_ODD_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Inf)")
+# Arrow takes Inf, -NaN and the like as numbers, Python's parser only NaN and [-]Infinity. Beginning
+# with a literal, these search a megabyte in about a millisecond.
+_ODD_NUMBERS = (re.compile(rb"NaN[\s,\]}]"), re.compile(rb"Inf(?:inity)?[\s,\]}]"))
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -274,7 +275,7 @@ class _JsonReader:
         if not objects.all():
             return None
         data = lines.joined(index)
-        if (b"Inf" in data or b"NaN" in data) and _ODD_NUMBER.search(data):
+        if any(odd.search(data) for odd in _ODD_NUMBERS):
             return None
         schema = pa.schema([pa.field(name, type_) for name, type_ in self._types.items()])
         try:

@@ -238,12 +238,10 @@ def file_columns(path: str) -> list[str] | None:
         except ValueError:
             return None
     if format_ is Format.CSV:
-        lines = (
-            _head(path)
-            .removeprefix(BOM)
-            .decode("utf-8", "surrogateescape")
-            .splitlines(keepends=True)
-        )
+        head = _head(path).removeprefix(BOM)
+        if b"\n" not in head:  # no rows, or cut inside the header
+            return None
+        lines = head.decode("utf-8", "surrogateescape").splitlines(keepends=True)
         try:
             return next(csv.reader(lines), None)
         except csv.Error:
