@@ -16,6 +16,7 @@ from models.tokenizers import from_files
 from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import Change, coded_schema
 from semid_transforms import files
+from semid_transforms.routing import empty_batch
 
 HISTOGRAM = pa.schema(
     [pa.field("prefix", pa.uint64(), nullable=False), pa.field("rows", pa.int64(), nullable=False)]
@@ -123,7 +124,7 @@ class SumHistograms(beam.CombineFn):
     """Adds `HISTOGRAM` batches up."""
 
     def create_accumulator(self) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in HISTOGRAM], HISTOGRAM)
+        return empty_batch(HISTOGRAM)
 
     def add_input(self, accumulator: pa.RecordBatch, batch: pa.RecordBatch) -> pa.RecordBatch:
         return self.merge_accumulators([accumulator, batch])
