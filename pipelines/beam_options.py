@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
-_log = logging.getLogger(__name__)
-
 IN_PROCESS = "FnApiRunner"
 """Beam's own in-process runner. Named explicitly: plain DirectRunner tries to download another
 engine first, and hangs behind a firewall."""
 
+_NAMESPACES = frozenset({"semid", "diff", "embed", "assign", "place"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -55,35 +54,46 @@ def run_pipeline(
     Raises:
       RuntimeError: the runner ended in any state but DONE.
     """
-    _cap_threads(options)
-    pipeline = beam.Pipeline(options=options)
-    define(pipeline)
-    result = pipeline.run()
-    state = result.wait_until_finish()
+    with _share_of_cores(options):
+        pipeline = beam.Pipeline(options=options)
+        define(pipeline)
+        result = pipeline.run()
+        state = result.wait_until_finish()
     if state not in (PipelineState.DONE, None):
         raise RuntimeError(f"the Beam pipeline ended in state {state}")
     counters: dict[str, int] = {}
     for counter in result.metrics().query()["counters"]:
-        if counter.key.metric.namespace in ("read", "diff", "embed", "assign", "place", "index"):
-            name = f"{counter.key.metric.namespace}/{counter.key.metric.name}"
+        metric = counter.key.metric
+        if metric.namespace in _NAMESPACES:
+            name = f"{metric.namespace}/{metric.name}"
             counters[name] = counters.get(name, 0) + (counter.committed or counter.attempted or 0)
     return counters
 
 
-def _cap_threads(options: PipelineOptions) -> None:
-    """Gives each local worker its share of the cores.
+@contextlib.contextmanager
+def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
+    """Gives each local worker its share of the cores while a pipeline runs.
 
     Two worker processes with default BLAS threads ran 2 to 2.3 times slower than one.
     """
-    if not is_in_process(options):
-        return
     direct = options.view_as(DirectOptions)
-    workers = direct.direct_num_workers or os.cpu_count() or 1
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    if direct.direct_running_mode == "multi_processing":
-        for variable in _THREAD_VARIABLES:  # worker processes read these when they load numpy
-            os.environ.setdefault(variable, str(threads))
-    elif workers > 1:
-        import torch
+    cores = os.cpu_count() or 1
+    workers = direct.direct_num_workers or cores
+    if not is_in_process(options) or workers == 1:
+        yield
+        return
+    threads = max(1, cores // workers)
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    for name in _THREAD_VARIABLES:  # worker processes read these when they load numpy
+        os.environ.setdefault(name, str(threads))
+    import torch
 
-        torch.set_num_threads(threads)
+    own_threads = torch.get_num_threads()
+    torch.set_num_threads(threads)  # workers that are threads of this process
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own_threads)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
