@@ -49,8 +49,9 @@ def read_csv_rows(
     """Reads a whole CSV file; its first record names the columns.
 
     Blank lines are no rows. A record that spans several lines and has not as many fields as the
-    header is most often an unbalanced quote: its first line alone is refused, and reading goes on
-    with the second. Without a usable header the file counts as damaged.
+    header, or text after a closing quote, is most often an unbalanced quote: its first line alone
+    is refused, and reading goes on with the second. Without a usable header the file counts as
+    damaged.
 
     Args:
       stream: of the file, decompressed.
@@ -205,6 +206,9 @@ def _records(feed: _LineFeed) -> Iterator[_Record]:
         elif problem is None and width is not None and len(values) != width:
             detail = f"{len(values)} fields, the header has {width}"
             problem = Problem(RejectReason.UNPARSABLE, detail)
+        elif problem is None and lines > 1 and not _well_quoted(feed.taken):
+            detail = "text follows the quote that ends a field of several lines"
+            problem = Problem(RejectReason.UNPARSABLE, detail)
         if problem is not None:
             lines = 1
         elif feed.not_utf8 is not None:
@@ -213,6 +217,19 @@ def _records(feed: _LineFeed) -> Iterator[_Record]:
             width = len(values)
         yield _Record(values, b"".join(feed.taken[:lines]), feed.line, problem)
         feed.start_record(lines)
+
+
+def _well_quoted(lines: Sequence[bytes]) -> bool:
+    """False when a strict reader finds text between the end of a quoted field and the next one.
+
+    On one line that is merely sloppy, `"19" screen`; over several it is two records with a stray
+    quote each, which would pass for one.
+    """
+    texts = [line.decode("utf-8", "surrogateescape") for line in lines]
+    try:
+        return len(list(csv.reader(texts, strict=True))) == 1
+    except csv.Error:
+        return False
 
 
 def _obstacle(item: LongLine | Damage, line: int, limit: int) -> _Record:

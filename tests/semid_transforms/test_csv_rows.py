@@ -62,6 +62,13 @@ def test_a_quote_that_never_closes_costs_one_row(tmp_path):
     assert result.rejects[0]["payload"] == b'1,"a,b\n'
 
 
+def test_stray_quotes_do_not_make_one_row_of_two(tmp_path):
+    result = read(tmp_path, b'item_id,title\n1,"a\n2,"b\n3,c\n4,"d\n"\n')
+    assert result.ids == ["3", "4"]
+    assert [reject["payload"] for reject in result.rejects] == [b'1,"a\n', b'2,"b\n']
+    assert "text follows the quote" in result.rejects[0]["detail"]
+
+
 def test_a_quote_that_never_closes_is_not_followed_beyond_the_limit(tmp_path):
     data = HEADER + b'1,"a,b\n' + b"2,b,c\n" * 1000
     result = read(tmp_path, data, input_config=InputConfig(max_row_bytes=1024))

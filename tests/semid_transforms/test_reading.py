@@ -69,6 +69,18 @@ def test_every_format_gives_the_same_rows(tmp_path):
     assert set(reference.reasons) == {"no_text"}
 
 
+@pytest.mark.parametrize("ending", [e + z for e in WRITERS for z in ("", ".gz")])
+def test_files_are_read_through_beam_where_they_are_not_local(tmp_path, monkeypatch, ending):
+    rows = messy_rows(100)
+    path = write(tmp_path, f"items{ending}", WRITERS[ending.removesuffix(".gz")](rows))
+    shards = ShardConfig(split_bytes=1 << 10)
+    local = Read(path, shards=shards)
+    monkeypatch.setattr(files, "is_local", lambda _: False)
+    remote = Read(path, shards=shards)
+    assert remote.content == local.content
+    assert remote.rejects == local.rejects
+
+
 BAD_LINES = [
     b"{",
     b"[]",
