@@ -35,10 +35,10 @@ class TrainingConfig:
       compile: compiles encoder and decoder; only on a GPU.
     """
 
-    steps: int = 1500
-    warmup_steps: int = 300
+    steps: int = 1400
+    warmup_steps: int = 200
     batch_size: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     decoder_steps: int = 300
     mine_every: int = 50
@@ -71,7 +71,7 @@ class LossConfig:
 
     Attributes:
       commitment: pull of latents towards their codewords.
-      balance: push towards even use of a level's codes, on soft assignments.
+      balance: push towards even use of the first level's codes, on soft assignments.
       uniqueness: push apart of items that collide (HiD-VAE 2508.04618, eq. 7).
       uniqueness_margin: cosine of latents above which a colliding pair is pushed apart.
       uniqueness_by_distance: multiplies a pair's weight by its squared distance (in units of the
@@ -81,11 +81,11 @@ class LossConfig:
     """
 
     commitment: float = 0.25
-    balance: float = 0.0
+    balance: float = 0.02
     uniqueness: float = 6.0
     uniqueness_margin: float = 0.9
     uniqueness_by_distance: bool = True
-    colliding_rows: float = 0.5
+    colliding_rows: float = 0.125
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
@@ -149,7 +149,7 @@ class RqvaeConfig:
     """
 
     codebook_sizes: tuple[int, ...] = DEFAULT_SIZES
-    latent_dim: int = 64
+    latent_dim: int = 32
     hidden: tuple[int, ...] = (768,)
     shortcut: bool = True
     whitening: float = 0.0

@@ -43,7 +43,7 @@ def commitment_per_level(latents: torch.Tensor, quantization: Quantization) -> l
 def balance_loss(
     latents: torch.Tensor, quantization: Quantization, words: list[torch.Tensor]
 ) -> torch.Tensor:
-    """How far the batch's soft use of each level's codes is from even, averaged over levels.
+    """How far the batch's soft use of the codes is from even, averaged over the levels given.
 
     `log K - H(p)` with p the mean over the batch of softmax(-distance^2 / t), t a tenth of the
     mean squared residual: 0 when all codes are used alike.
@@ -51,13 +51,13 @@ def balance_loss(
     Args:
       latents: (B, d) with gradient.
       quantization: of these latents.
-      words: L codebooks (K_l, d).
+      words: codebooks (K_l, d) of the first levels, of those that are to be balanced.
 
     Returns:
       A scalar in nats.
     """
     losses = []
-    for before, book in zip(quantization.residuals, words, strict=True):
+    for before, book in zip(quantization.residuals, words, strict=False):
         residual = latents - (latents.detach() - before)
         scale = BALANCE_TEMPERATURE * before.square().sum(dim=1).mean().clamp(min=1e-12)
         scores = torch.addmm((book * book).sum(dim=1), residual, book.t(), alpha=-2)

@@ -193,8 +193,9 @@ def _read_object(path: str) -> tuple[bytes | None, int]:
         blob = client.bucket(bucket).get_blob(name)
         if blob is None:
             return None, 0
+        generation = int(blob.generation)  # the download below may change the attribute
         with contextlib.suppress(PreconditionFailed):  # replaced between the two calls: look again
-            return blob.download_as_bytes(if_generation_match=blob.generation), blob.generation
+            return blob.download_as_bytes(if_generation_match=generation), generation
     raise ConflictError(f"{path} changes faster than it can be read")
 
 

@@ -155,8 +155,11 @@ def remove_tree(path: str) -> None:
     """Removes a folder and everything in it; nothing happens when it is not there."""
     if is_local(path):
         shutil.rmtree(path, ignore_errors=True)
-    elif exists(path):
-        FileSystems.delete([path.rstrip("/") + "/"])
+        return
+    # Object stores have no folders: only the objects under the name can be found and deleted.
+    found = FileSystems.match([path.rstrip("/") + "/**"])[0].metadata_list
+    if found:
+        FileSystems.delete([file.path for file in found])
 
 
 def size(path: str) -> int:

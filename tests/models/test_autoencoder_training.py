@@ -100,10 +100,10 @@ def test_every_loss_and_estimator_changes_the_result(rows):
         name: fitted_bytes(fit_rqvae(config, rows)[0])
         for name, config in {
             "all": with_losses(balance=0.1),
-            "no balance": with_losses(),
-            "no uniqueness": with_losses(uniqueness=0.0),
-            "even pairs": with_losses(uniqueness_by_distance=False),
-            "no commitment": with_losses(commitment=0.0),
+            "no balance": with_losses(balance=0.0),
+            "no uniqueness": with_losses(balance=0.1, uniqueness=0.0),
+            "even pairs": with_losses(balance=0.1, uniqueness_by_distance=False),
+            "no commitment": with_losses(balance=0.1, commitment=0.0),
             "rotation": dataclasses.replace(CONFIG, estimator="rotation"),
             "plain MLP": dataclasses.replace(CONFIG, shortcut=False),
             "whitening": dataclasses.replace(CONFIG, whitening=1.0),
