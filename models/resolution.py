@@ -194,9 +194,11 @@ def _reassign(
         large = ends[first] - low > ASSIGNMENT_LIMIT
         if not large:
             vectors = rows.vectors(np.arange(low, high))
-            costs = books.costs(vectors, base[low:high], last)
-            costs -= np.take_along_axis(costs, base[low:high, last:].astype(np.int64), axis=1)
-            groups = equal_rows(vectors, base[low:high, last])
+            groups = equal_rows(vectors, layout.pack(base[low:high]))
+            # Distances once per distinct row: catalogs repeat texts.
+            _, sample, groups = np.unique(groups, return_index=True, return_inverse=True)
+            costs = books.costs(vectors[sample], base[low + sample], last)
+            costs -= np.take_along_axis(costs, base[low + sample, last:].astype(np.int64), axis=1)
         for start, end in zip(starts[first:stop], ends[first:stop], strict=True):
             free = np.ones(size, bool)
             free[_below(tuples, parents[start], bits)] = False
@@ -204,7 +206,7 @@ def _reassign(
                 codes[start:end, last] = _place_many(rows, np.arange(start, end), books, free)
                 continue
             here, wanted = slice(start - low, end - low), base[start:end, last]
-            codes[start:end, last] = assign_codes(costs[here], wanted, free, groups[here])
+            codes[start:end, last] = assign_codes(costs[groups[here]], wanted, free, groups[here])
     stage = np.where(codes[:, last] == base[:, last], _NEAREST, _REASSIGNED).astype(np.int8)
     stage[codes[:, last] == UNPLACED] = _SUFFIXED
     if last > 0:
