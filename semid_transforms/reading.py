@@ -108,7 +108,7 @@ def open_catalog(
 )
 class _ReadSplit(beam.DoFn):
     def __init__(self, reader: CatalogReader) -> None:
-        self._reader = reader
+        self._reader = dataclasses.replace(reader, sources=(), splits=())  # shipped to every worker
         self._rows_in = Metrics.counter("semid", "rows-in")
         self._rows_out = Metrics.counter("semid", "rows-out")
 

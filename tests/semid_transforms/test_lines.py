@@ -1,5 +1,6 @@
 import gzip
 import io
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -55,7 +56,7 @@ def test_long_lines_are_skipped_wherever_ranges_fall(lengths, block_bytes, range
 
 def test_a_line_far_over_the_limit_is_not_held():
     class Endless(io.RawIOBase):
-        """Two gigabytes of one line; counts what is still referenced."""
+        """Two gigabytes of one line."""
 
         left = 2 << 30
 
@@ -63,8 +64,6 @@ def test_a_line_far_over_the_limit_is_not_held():
             size = min(size, self.left)
             Endless.left -= size
             return b"x" * size
-
-    import tracemalloc
 
     tracemalloc.start()
     [line] = LineSource(Endless(), 1 << 24, 1 << 20)
