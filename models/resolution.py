@@ -24,6 +24,20 @@ ASSIGNMENT_LIMIT = 512
 BLOCK_ROWS = 4096
 
 
+class SuffixOverflowError(ValueError):
+    """A row needs a suffix that does not fit.
+
+    Attributes:
+      row: its number among the rows given.
+      reason: the message without the row's number, for callers that know its name.
+    """
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(f"row {row}: {reason}")
+        self.row = row
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Resolution:
     """Where the contested rows of one shard ended up, in the order they were given.
@@ -141,10 +155,11 @@ def resolve(
     )
     if (numbers > layout.max_suffix).any():
         worst = numbered[np.argmax(numbers > layout.max_suffix)]
-        raise ValueError(
-            f"row {int(order[worst])}: {format_codes(codes[worst])} is full and needs a suffix "
-            f"above {layout.max_suffix}, the most {layout.suffix_bits} bits hold: use more codes "
-            f"a level, or remove items of identical content"
+        raise SuffixOverflowError(
+            int(order[worst]),
+            f"{format_codes(codes[worst])} is full and needs a suffix above {layout.max_suffix}, "
+            f"the most {layout.suffix_bits} bits hold: use more codes a level, or remove items of "
+            f"identical content",
         )
     suffix[numbered] = numbers
     stage[numbered[suffix[numbered] == 0]] = _NEAREST

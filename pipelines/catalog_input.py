@@ -82,6 +82,9 @@ def check_matches(settings: Settings, catalog: CatalogInput, parent: Published) 
     differences += _tokenizer_differences(
         settings.job.quantizer, settings.to_json()["quantizer"], parent.manifest.config["quantizer"]
     )
+    policies = settings.job.collisions.policy, parent.manifest.config["collisions"]["policy"]
+    if policies[1] == "none" != policies[0]:  # its shared IDs can never become unique
+        differences.append(f"collisions.policy {policies[0]} here, {policies[1]} published")
     if differences:
         raise MismatchError(
             f"this run does not match generation {parent.generation}:\n  "

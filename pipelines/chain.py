@@ -134,6 +134,7 @@ class Chain:
             "encoder": self._catalog.encoder["fingerprint"],
             "template": self._settings.template_fingerprint,
             "settings": self._settings.tokenizer_fingerprint,
+            "fit": self._settings.fit_fingerprint,
         }
         if ready := find_tokenizer(root, origin):
             return {"tokenizer_id": ready, "fitted": False}

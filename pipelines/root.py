@@ -111,11 +111,7 @@ class Root:
         data = manifest.to_json()
         files.write_bytes(files.join(self.folder(manifest.generation), MANIFEST), data)
         pointer = Current.of(manifest.generation, data).to_json()
-        conflict = ConflictError(
-            f"another run published to {self.path} while this one worked; generation "
-            f"{manifest.generation} was not published and nothing changed: run again to build on "
-            f"what is current now"
-        )
+        conflict = self._conflict(manifest.generation)
         scheme = _scheme(self.path)
         if scheme is None:
             with _exclusive(files.join(self.path, f".{CURRENT}.lock")):
@@ -127,6 +123,24 @@ class Root:
             _swap_object(files.join(self.path, CURRENT), pointer, expected.token, conflict)
         else:
             raise _no_swap(self.path)
+
+    def check_current(self, expected: Published, generation: str) -> None:
+        """Refuses to work on a generation when another run has published since CURRENT was read.
+
+        Its lock is free once a run has published, so an equal run that waited for nothing could
+        otherwise take that run's complete generation for the leftover of a dead one.
+
+        Raises:
+          ConflictError: CURRENT is not what it was.
+        """
+        if self._read_pointer()[1] != expected.token:
+            raise self._conflict(generation)
+
+    def _conflict(self, generation: str) -> ConflictError:
+        return ConflictError(
+            f"another run published to {self.path} while this one worked; generation {generation} "
+            f"was not published and nothing changed: run again to build on what is current now"
+        )
 
     def check_writable(self) -> None:
         """Refuses a root that cannot be published to, before any work is done.

@@ -8,12 +8,15 @@ from typing import Any
 
 import yaml
 
-from models.ngrams import NgramFeature, ngram_ids
+from models.ngrams import NgramFeature, vocabulary_size
 from models.sid import SidLayout
 from models.tokenizers import QuantizerConfig, quantizer_config
 from pipelines.errors import UsageError
 from schemas.config import JobConfig, canonical_json, fingerprint, parse
 from semid_transforms import files
+
+HIERARCHICAL_KINDS = ("rqvae", "rqkmeans")
+"""Tokenizers whose codes go coarse to fine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,14 @@ class Settings:
         value = dataclasses.asdict(self.quantizer)
         value.pop("training", None)
         return fingerprint({"kind": self.kind, **value})
+
+    @property
+    def fit_fingerprint(self) -> str:
+        """Digest over everything that decides how a tokenizer is fitted, training included."""
+        return fingerprint(
+            {"kind": self.kind, **dataclasses.asdict(self.quantizer)}
+            | {"sample_rows": self.job.fit.sample_rows}
+        )
 
     @property
     def template_fingerprint(self) -> str:
@@ -105,6 +116,11 @@ def parse_settings(value: Any) -> Settings:
     except ValueError as error:
         raise ValueError(f"quantizer.kind: {error}") from error
     config: QuantizerConfig = parse(config_class, quantizer, "quantizer")
+    if kind not in HIERARCHICAL_KINDS:
+        raise ValueError(
+            f"quantizer.kind: {kind} has no coarse-to-fine levels, which SIDs, the trie and prefix "
+            f"features are made of: use {' or '.join(HIERARCHICAL_KINDS)}"
+        )
     features = tuple(
         parse(NgramFeature, feature, f"ngrams.{number}")
         for number, feature in enumerate(job.ngrams)
@@ -118,12 +134,9 @@ def parse_settings(value: Any) -> Settings:
 
 
 def _check_features(settings: Settings) -> None:
-    """Tries every feature on one code tuple, so that a misfit shows before anything starts."""
-    import numpy as np
-
-    sizes = settings.layout.codebook_sizes
+    """Lays every feature out, so that a misfit shows before anything starts."""
     for number, feature in enumerate(settings.features):
         try:
-            ngram_ids(np.zeros((1, len(sizes)), np.int32), sizes, feature)
+            vocabulary_size(settings.layout.codebook_sizes, feature)
         except ValueError as error:
             raise ValueError(f"ngrams.{number} ({feature.name}): {error}") from error

@@ -31,6 +31,7 @@ def tokenize(job: Job) -> Outcome:
     check_matches(job.settings, catalog, parent)
     inputs = _inputs(job, catalog, parent)
     with open_run(job.root, inputs, _sequence(parent), job.as_of) as run:
+        job.root.check_current(parent, run.generation)
         chain = Chain(job, run, parent, catalog)
         read = run.link("read", chain.read)
         sources = {name: SourceCounts.from_json(c) for name, c in read["sources"].items()}

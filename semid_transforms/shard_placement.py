@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.ngrams import NgramFeature, ngram_ids
-from models.resolution import CollisionPolicy, resolve, settle
+from models.resolution import CollisionPolicy, SuffixOverflowError, resolve, settle
 from models.sid import SidLayout
 from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import (
@@ -196,10 +196,11 @@ def place_rows(
     parent_items = parent.items.filter(
         pc.invert(pc.is_in(parent.items["item_id"], value_set=rows["item_id"]))
     )
+    back = staying.filter(returning)
+    taken_back = back["sid"].take(pc.index_in(parent.reserved["item_id"], back["item_id"]))
+    # An item that moved before it was retired left another ID behind, which stays reserved.
     reserved = parent.reserved.filter(
-        pc.invert(
-            pc.is_in(parent.reserved["item_id"], value_set=staying.filter(returning)["item_id"])
-        )
+        pc.invert(pc.fill_null(pc.equal(parent.reserved["sid"], taken_back), False))
     )
     changed = _place_staying(staying, latents, parent, codebooks, identity)
     items = _item_rows(staying, changed, parent, identity, stamp)
@@ -248,15 +249,19 @@ def _place_staying(
     settled = ~pinned & ~competing
     occupied = np.sort(np.r_[parent.occupied, layout.pack(codes[settled]).astype(np.uint64)])
     if competing.any():
-        found = resolve(
-            base[competing],
-            latents if identity.policy == "reassign" else None,
-            item_hashes(staying["item_id"].filter(pa.array(competing))),
-            codebooks,
-            occupied,
-            layout,
-            identity.policy,
-        )
+        item_ids = staying["item_id"].filter(pa.array(competing))
+        try:
+            found = resolve(
+                base[competing],
+                latents if identity.policy == "reassign" else None,
+                item_hashes(item_ids),
+                codebooks,
+                occupied,
+                layout,
+                identity.policy,
+            )
+        except SuffixOverflowError as error:
+            raise ValueError(f"item {item_ids[error.row].as_py()!r}: {error.reason}") from error
         codes[competing], suffix[competing] = found.codes, found.suffix
         placement[competing] = found.placement
     return _Placed(layout.pack(codes, suffix), codes, suffix, placement)

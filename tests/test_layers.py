@@ -98,14 +98,14 @@ def test_transforms_are_labelled():
     unlabelled = []
     for package in ("semid_transforms", "pipelines"):
         for path in modules(package):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if (
-                    isinstance(node, ast.BinOp)
-                    and isinstance(node.op, ast.BitOr)
-                    and isinstance(node.right, ast.Call)
-                    and _is_transform(node.right.func)
-                ):
-                    unlabelled.append(f"{path.name}:{node.lineno}")
+            unlabelled += [
+                f"{path.name}:{node.lineno}"
+                for node in ast.walk(ast.parse(path.read_text("utf-8")))
+                if isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.BitOr)
+                and isinstance(node.right, ast.Call)
+                and _is_transform(node.right.func)
+            ]
     assert unlabelled == []
 
 

@@ -162,9 +162,8 @@ def test_the_job_is_its_functions_called_one_by_one(text_root, text_config):
     assert jobs.sids(text_root) == by_hand
     items = jobs.table(text_root, "items")
     base = dict(zip(table["item_id"].to_pylist(), codes.tolist(), strict=True))
-    assert dict(
-        zip(items["item_id"].to_pylist(), items["base_codes"].to_pylist(), strict=True)
-    ) == (base)
+    names = items["item_id"].to_pylist()
+    assert dict(zip(names, items["base_codes"].to_pylist(), strict=True)) == base
     assert (
         matrix_from_list(items["codes"], 3).tolist()
         == layout.unpack(items["sid"].to_numpy())[0].tolist()
