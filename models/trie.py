@@ -233,6 +233,11 @@ class NodeTable:
         return self.stop_rows - self.first_rows
 
 
+def token_dtype(size: int) -> np.dtype:
+    """Returns the smallest type that holds the tokens 0 to size - 1."""
+    return np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.uint32)
+
+
 def _lower_bound(
     tokens: np.ndarray, begin: np.ndarray, end: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:

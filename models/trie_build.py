@@ -1,13 +1,14 @@
-"""Builds, joins and extends prefix tries."""
+"""Builds and extends prefix tries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from models.sid import SidLayout, format_codes
-from models.trie import Trie
+from models.trie import Trie, token_dtype
+from models.trie_join import closed_offsets, join_tries
 
 # SIDs handled at once while merging; 4M uint64 are 32 MB.
 CHUNK_SIDS = 1 << 22
@@ -31,40 +32,6 @@ def build_trie(chunks: Iterable[np.ndarray], layout: SidLayout, allow_shared: bo
         leaf = int(np.argmax(np.diff(trie.row_start.astype(np.int64)) > 1))
         raise _repeated(int(trie.row_start[leaf]) + 1, trie.leaf_sids(leaf, leaf + 1), layout)
     return trie
-
-
-def join_tries(tries: Iterable[Trie], layout: SidLayout) -> Trie:
-    """Joins tries over adjoining SID ranges, such as those that shards built alone.
-
-    Neighbours may share prefixes. If they share a whole SID the result has `row_start`.
-
-    Raises:
-      ValueError: a trie starts before the previous one ends.
-    """
-    parts = [trie for trie in tries if trie.num_rows]
-    if len(parts) <= 1:
-        return parts[0] if parts else _build_one(np.empty(0, layout.dtype), layout, False)
-    depth = max(trie.depth for trie in parts)
-    parts = [trie if trie.depth == depth else _with_suffix_level(trie) for trie in parts]
-    common = _common_lengths(parts, layout)
-    tokens = tuple(
-        np.concatenate(
-            [
-                trie.tokens[level][int(same > level) :]
-                for trie, same in zip(parts, common, strict=True)
-            ]
-        )
-        for level in range(depth)
-    )
-    starts = [
-        _join_starts([trie.child_start[level] for trie in parts], common, level)
-        for level in range(depth - 1)
-    ]
-    row_start = None
-    if max(common) == depth or any(trie.row_start is not None for trie in parts):
-        rows = [np.arange(t.num_leaves + 1) if t.row_start is None else t.row_start for t in parts]
-        row_start = _join_starts(rows, common, depth - 1)
-    return Trie(layout, tokens, tuple(starts), row_start)
 
 
 def merge_sids(trie: Trie, sids: np.ndarray, allow_shared: bool = False) -> Trie:
@@ -114,13 +81,13 @@ def _build_one(sids: np.ndarray, layout: SidLayout, allow_shared: bool) -> Trie:
     tokens, above = [], layout.bits
     for first, shift, size in zip(firsts, shifts, sizes, strict=True):
         mask = np.uint64((1 << (above - shift)) - 1)
-        tokens.append(((packed[first] >> np.uint64(shift)) & mask).astype(_token_dtype(size)))
+        tokens.append(((packed[first] >> np.uint64(shift)) & mask).astype(token_dtype(size)))
         above = shift
     starts = tuple(
-        _offsets(np.flatnonzero(opens[level][firsts[level + 1]]), len(firsts[level + 1]))
+        closed_offsets(np.flatnonzero(opens[level][firsts[level + 1]]), len(firsts[level + 1]))
         for level in range(len(shifts) - 1)
     )
-    rows = None if len(firsts[-1]) == len(packed) else _offsets(firsts[-1], len(packed))
+    rows = None if len(firsts[-1]) == len(packed) else closed_offsets(firsts[-1], len(packed))
     return Trie(layout, tuple(tokens), starts, rows)
 
 
@@ -130,49 +97,3 @@ def _repeated(row: int, sid: np.ndarray, layout: SidLayout) -> ValueError:
         f"row {row} repeats SID {sid[0]} ({format_codes(codes[0], int(suffix[0]))}); only "
         f"collision policy none may share IDs"
     )
-
-
-def _with_suffix_level(trie: Trie) -> Trie:
-    """Adds a suffix level that holds one 0 below every leaf."""
-    zeros = np.zeros(trie.num_leaves, _token_dtype(trie.layout.max_suffix + 1))
-    below = _offsets(np.arange(trie.num_leaves), trie.num_leaves)
-    return Trie(trie.layout, (*trie.tokens, zeros), (*trie.child_start, below), trie.row_start)
-
-
-def _common_lengths(parts: Sequence[Trie], layout: SidLayout) -> list[int]:
-    """Returns how many leading tokens each part's first SID shares with the SID before it."""
-    common = [0]
-    for number in range(1, len(parts)):
-        before = tuple(int(tokens[-1]) for tokens in parts[number - 1].tokens)
-        after = tuple(int(tokens[0]) for tokens in parts[number].tokens)
-        if after < before:
-            raise ValueError(
-                f"chunk {number} starts at {format_codes(after[: layout.num_levels])}, before the "
-                f"end of the previous one, {format_codes(before[: layout.num_levels])}"
-            )
-        same = [old == new for old, new in zip(before, after, strict=True)]
-        common.append(same.index(False) if False in same else len(same))
-    return common
-
-
-def _join_starts(starts: Sequence[np.ndarray], common: Sequence[int], level: int) -> np.ndarray:
-    """Joins the offsets of one level; a node continued from the part before is dropped."""
-    pieces, total = [], 0
-    for start, same in zip(starts, common, strict=True):
-        begin = total - int(same > level + 1)
-        pieces.append(start[int(same > level) : -1].astype(np.int64) + begin)
-        total = begin + int(start[-1])
-    return _offsets(np.concatenate(pieces), total)
-
-
-def _offsets(starts: np.ndarray, end: int) -> np.ndarray:
-    """Appends the closing entry and picks the smaller type that holds it."""
-    dtype = np.uint32 if end < 1 << 32 else np.uint64
-    closed = np.empty(len(starts) + 1, dtype)
-    closed[:-1] = starts
-    closed[-1] = end
-    return closed
-
-
-def _token_dtype(size: int) -> np.dtype:
-    return np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.uint32)

@@ -19,6 +19,7 @@ With safetensors alone, all IDs that start with code 17:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from models.sid import SidLayout
 from models.trie import Trie
+from models.trie_join import plan_join
 
 TRIE_FORMAT = "semid.trie"
 TRIE_VERSION = "1"
@@ -35,43 +37,55 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER_BYTES = 1 << 20
 
 
-def trie_tensors(trie: Trie) -> dict[str, np.ndarray]:
-    """Returns the named arrays of the file."""
-    tensors = {f"tokens.{level + 1}": tokens for level, tokens in enumerate(trie.tokens)}
-    tensors |= {f"child_start.{level + 1}": start for level, start in enumerate(trie.child_start)}
-    return tensors if trie.row_start is None else tensors | {"row_start": trie.row_start}
-
-
 def write_trie(trie: Trie, file: BinaryIO) -> None:
     """Writes a trie to an open binary file, array by array, without a copy of the whole.
 
     Equal tries give equal bytes.
     """
+    write_joined_trie([trie], trie.layout, file)
+
+
+def write_joined_trie(tries: Sequence[Trie], layout: SidLayout, file: BinaryIO) -> None:
+    """Writes the join of tries over adjoining SID ranges, in SID order.
+
+    With tries from `read_trie` memory stays at one array of one of them; the bytes are those that
+    `write_trie` gives for the trie over all SIDs.
+
+    Raises:
+      ValueError: a trie starts before the previous one ends.
+    """
+    plan = plan_join(tries, layout)
+    arrays = {f"tokens.{level + 1}": tokens for level, tokens in enumerate(plan.tokens)}
+    arrays |= {f"child_start.{level + 1}": start for level, start in enumerate(plan.child_start)}
+    if plan.row_start is not None:
+        arrays["row_start"] = plan.row_start
     # Widest type first keeps every array aligned to its item size, as safetensors requires.
-    tensors = sorted(trie_tensors(trie).items(), key=lambda item: (-item[1].itemsize, item[0]))
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, object] = {
         "__metadata__": {
             "format": TRIE_FORMAT,
             "version": TRIE_VERSION,
-            "layout": json.dumps(trie.layout.to_json()),
-            "depth": str(trie.depth),
-            "rows": str(trie.num_rows),
+            "layout": json.dumps(layout.to_json()),
+            "depth": str(len(plan.tokens)),
+            "rows": str(plan.num_rows),
         }
     }
     offset = 0
-    for name, tensor in tensors:
+    for name, array in ordered:
+        size = array.length * array.dtype.itemsize
         header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
+            "dtype": _NAMES[array.dtype],
+            "shape": [array.length],
+            "data_offsets": [offset, offset + size],
         }
-        offset += tensor.nbytes
+        offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
-    for _, tensor in tensors:
-        file.write(np.ascontiguousarray(tensor).data.cast("B"))
+    for _, array in ordered:
+        for piece in array.pieces():
+            file.write(np.ascontiguousarray(piece).data.cast("B"))
 
 
 def read_trie(path: str | Path) -> Trie:

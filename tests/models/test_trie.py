@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from models import trie_build
 from models.sid import SidLayout
-from models.trie_build import build_trie, join_tries, merge_sids
-from models.trie_file import read_trie, write_trie
+from models.trie_build import build_trie, merge_sids
+from models.trie_file import read_trie, write_joined_trie, write_trie
+from models.trie_join import join_tries
 
 
 def save(trie, path):
@@ -110,6 +111,21 @@ def test_chunks_and_shards_give_the_same_trie(catalog, cuts):
     assert_same(build_trie(chunks, layout, allow_shared=True), whole)
     shards = [build_trie([chunk], layout, allow_shared=True) for chunk in chunks]
     assert_same(join_tries(shards, layout), whole)
+
+
+@settings(deadline=None)
+@given(catalogs(shared=True), st.lists(st.integers(0, 40), max_size=5))
+def test_files_of_shards_are_joined_without_loading_them(tmp_path_factory, catalog, cuts):
+    layout, sids = catalog
+    folder = tmp_path_factory.mktemp("shards")
+    whole = save(build_trie([sids], layout, allow_shared=True), folder / "whole")
+    shards = [
+        read_trie(save(build_trie([chunk], layout, allow_shared=True), folder / f"shard-{number}"))
+        for number, chunk in enumerate(np.split(sids, sorted(min(c, len(sids)) for c in cuts)))
+    ]
+    with open(folder / "joined", "wb") as file:
+        write_joined_trie(shards, layout, file)
+    assert (folder / "joined").read_bytes() == whole.read_bytes()
 
 
 @settings(deadline=None)
