@@ -68,6 +68,11 @@ class SidLogitsProcessor(LogitsProcessor):
             states = self._states(input_ids, level)
             mask = self.decoder.allowed_mask(states.clamp(min=0), level) & (states >= 0)[:, None]
             offset = self.vocabulary.token_offsets[level]
+            if offset + mask.shape[1] > scores.shape[1]:
+                raise ValueError(
+                    f"level {level + 1} needs ids {offset}..{offset + mask.shape[1] - 1}, the model "
+                    f"has {scores.shape[1]}: resize its embeddings or correct token_offsets"
+                )
             forbidden[:, offset : offset + mask.shape[1]] = ~mask
             # A beam that left the trie, or an empty trie, can only end; its score is -inf already.
             forbidden[:, self.vocabulary.eos_token_id] = mask.any(dim=1)

@@ -124,3 +124,10 @@ def test_a_beam_outside_the_trie_may_only_end():
 def test_the_number_of_blocks_is_checked():
     with pytest.raises(ValueError, match="token_offsets has 2 blocks, the trie has 3 levels"):
         SidLogitsProcessor(decoder_of(1), SidVocabulary((2, 10), EOS, 1))
+
+
+def test_a_vocabulary_too_small_is_named():
+    processor = SidLogitsProcessor(decoder_of(5), SidVocabulary((2, 10, 25), EOS, 1))
+    state = torch.tensor([[PAD, 0, 0]])
+    with pytest.raises(ValueError, match=r"level 3 needs ids 25\.\.32, the model has 26"):
+        processor(state, torch.zeros(1, FIRST + 24))
