@@ -58,11 +58,19 @@ def open_input(job: Job) -> CatalogInput:
     return CatalogInput(reader, encoder)
 
 
-def check_matches(settings: Settings, catalog: CatalogInput, parent: Published) -> None:
+def check_matches(
+    settings: Settings, catalog: CatalogInput, parent: Published, refit: bool = False
+) -> None:
     """Refuses to grow a generation made differently.
 
     Of the tokenizer only what the configuration sets explicitly is compared: a published tokenizer
     is frozen, so a default that a later version changed means nothing to it.
+
+    Args:
+      settings: of this run.
+      catalog: of this run.
+      parent: what is published.
+      refit: True when the run only fits a tokenizer: then only what is embedded must match.
 
     Raises:
       MismatchError: naming everything that differs, both sides.
@@ -79,12 +87,14 @@ def check_matches(settings: Settings, catalog: CatalogInput, parent: Published) 
         for name, wanted, found in pairs
         if wanted != found
     ]
-    differences += _tokenizer_differences(
-        settings.job.quantizer, settings.to_json()["quantizer"], parent.manifest.config["quantizer"]
-    )
-    policies = settings.job.collisions.policy, parent.manifest.config["collisions"]["policy"]
-    if policies[1] == "none" != policies[0]:  # its shared IDs can never become unique
-        differences.append(f"collisions.policy {policies[0]} here, {policies[1]} published")
+    if not refit:
+        config = parent.manifest.config
+        differences += _tokenizer_differences(
+            settings.job.quantizer, settings.to_json()["quantizer"], config["quantizer"]
+        )
+        policies = settings.job.collisions.policy, config["collisions"]["policy"]
+        if policies[1] == "none" != policies[0]:  # its shared IDs can never become unique
+            differences.append(f"collisions.policy {policies[0]} here, {policies[1]} published")
     if differences:
         raise MismatchError(
             f"this run does not match generation {parent.generation}:\n  "

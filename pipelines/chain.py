@@ -26,7 +26,7 @@ from pipelines.definitions import (
 from pipelines.generation import Outcome, build_manifest, link_tables, table_paths
 from pipelines.job import Job
 from pipelines.root import Published, Root
-from pipelines.runs import Run
+from pipelines.runs import Run, kept_runs
 from schemas.manifest import Fingerprints
 from schemas.rejects import SourceCounts
 from semid_transforms import files
@@ -98,8 +98,8 @@ class Chain:
     def embed(self, read: dict[str, Any]) -> dict[str, Any]:
         """Embeds what is new or changed; carries the parent's embeddings over."""
         run = self._run
-        known = self._parent_paths("embeddings")
-        for path in known:
+        carried = self._parent_paths("embeddings")
+        for path in carried:
             files.copy(path, run.output("embeddings", path.rsplit("/", 1)[-1]))
         if not read["changed"]:
             return {"parts": [], "counters": {}}
@@ -107,7 +107,7 @@ class Chain:
             embeddings=run.output("embeddings"),
             origin=run.scratch("origin"),
             prefix=f"part-{run.generation[:6]}",
-            known=tuple(known),
+            known=(*carried, *self._fitted_embeddings()),
         )
         changed = files.list_files(run.scratch("read", "changed"))
         if not self._catalog.brings_embeddings:
@@ -127,30 +127,39 @@ class Chain:
 
     def fit(self) -> dict[str, Any]:
         """Takes the parent's tokenizer, or one that was fitted for this root, or fits one."""
-        root = self._job.root
         if self._parent.manifest is not None:
             return {"tokenizer_id": self._parent.manifest.fingerprints.tokenizer, "fitted": False}
-        origin = {
-            "encoder": self._catalog.encoder["fingerprint"],
-            "template": self._settings.template_fingerprint,
-            "settings": self._settings.tokenizer_fingerprint,
-            "fit": self._settings.fit_fingerprint,
-        }
-        if ready := find_tokenizer(root, origin):
+        if ready := find_tokenizer(self._job.root, self._origin()):
             return {"tokenizer_id": ready, "fitted": False}
+        return self.fit_new()
+
+    def fit_new(self) -> dict[str, Any]:
+        """Fits a tokenizer on what has been embedded and writes it under ROOT."""
         result_path = self._run.scratch("fit", "result.json")
+        catalog: tuple[str, ...] = ()
+        if self._settings.job.fit.supervise:
+            catalog = tuple(files.list_files(self._run.output("catalog"), ".parquet"))
         fit = FitTokenizer(
             self._settings.quantizer,
             self._settings.job.fit.sample_rows,
-            {**origin, "fitted_at": self._run.time.isoformat()},
-            files.join(root.path, "tokenizers"),
-            result_path,
+            {**self._origin(), "fitted_at": self._run.time.isoformat()},
+            (files.join(self._job.root.path, "tokenizers"), result_path),
+            catalog,
         )
         embeddings = files.list_files(self._run.output("embeddings"), ".parquet")
         run_pipeline(
             single_process(self._job.beam), lambda pipeline: define_fit(pipeline, embeddings, fit)
         )
         return {**json.loads(files.read_bytes(result_path)), "fitted": True}
+
+    def _origin(self) -> dict[str, str]:
+        """Returns what a tokenizer must have been fitted on, and how, to serve this run."""
+        return {
+            "encoder": self._catalog.encoder["fingerprint"],
+            "template": self._settings.template_fingerprint,
+            "settings": self._settings.tokenizer_fingerprint,
+            "fit": self._settings.fit_fingerprint,
+        }
 
     def assign(
         self, read: dict[str, Any], embed: dict[str, Any], fit: dict[str, Any]
@@ -262,6 +271,8 @@ class Chain:
         )
         self._job.root.publish(manifest, self._parent)
         run.discard()
+        for folder in self._fit_runs():  # what they embedded is published now
+            files.remove_tree(folder)
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         return Outcome(manifest, metrics, results)
 
@@ -289,6 +300,19 @@ class Chain:
             folders=(run.scratch("settled"), run.generation_folder, run.output("embeddings")),
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
         )
+
+    def _fit_runs(self) -> list[str]:
+        inputs = {"command": "fit", "encoder": self._catalog.encoder["fingerprint"]}
+        return kept_runs(self._job.root, inputs)
+
+    def _fitted_embeddings(self) -> list[str]:
+        """Returns the embeddings that `semid fit` made under this root with the same encoder."""
+        return [
+            path
+            for folder in self._fit_runs()
+            if folder != self._run.folder
+            for path in files.list_files(files.join(folder, "generation", "embeddings"), ".parquet")
+        ]
 
     @property
     def _sid_type(self) -> pa.DataType:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import CommandError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.job import Job
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +76,9 @@ def _build_parser() -> argparse.ArgumentParser:
     job = add("tokenize", _tokenize, "read a full catalog and publish a new generation", beam=True)
     _add_job_arguments(job)
 
+    fitting = add("fit", _fit, "fit a tokenizer without publishing IDs", beam=True)
+    _add_job_arguments(fitting)
+
     show = add("show", _show, "look at one item, one SID, one prefix, or the generation")
     show.add_argument("--root", required=True)
     what = show.add_mutually_exclusive_group()
@@ -86,6 +93,14 @@ def _build_parser() -> argparse.ArgumentParser:
 
     metrics = add("metrics", _metrics, "print the tokenizer-quality table")
     metrics.add_argument("--root", required=True)
+    metrics.add_argument(
+        "--compare",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="WHAT",
+        help="measure beside it: ids of tokenizers under ROOT, or Parquet files of item_id, codes",
+    )
 
     first = add("quickstart", _quickstart, "try everything on a small generated catalog", beam=True)
     first.add_argument(
@@ -121,19 +136,38 @@ def _timestamp(text: str) -> datetime.datetime:
     return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
 
 
-def _tokenize(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+def _job(options: argparse.Namespace, beam_arguments: list[str]) -> Job:
     from pipelines.beam_options import build_options
     from pipelines.job import Job
     from pipelines.root import Root
     from pipelines.settings import load_settings
+
+    return Job(
+        catalog=tuple(options.catalog),
+        root=Root(options.root),
+        settings=load_settings(options.config),
+        beam=build_options(beam_arguments),
+        as_of=options.as_of,
+    )
+
+
+def _tokenize(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from pipelines.summary import outcome_json, outcome_text
     from pipelines.tokenize import tokenize
 
-    settings = load_settings(options.config)
-    root = Root(options.root)
-    job = Job(tuple(options.catalog), root, settings, build_options(beam_arguments), options.as_of)
+    job = _job(options, beam_arguments)
     outcome = tokenize(job)
-    _print(options, outcome_json(root, outcome), lambda: outcome_text(root, outcome))
+    _print(options, outcome_json(job.root, outcome), lambda: outcome_text(job.root, outcome))
+    return 0
+
+
+def _fit(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from pipelines.fit import fit
+    from pipelines.summary import fit_text
+
+    job = _job(options, beam_arguments)
+    outcome = fit(job)
+    _print(options, dataclasses.asdict(outcome), lambda: fit_text(job.root, outcome))
     return 0
 
 
@@ -165,19 +199,21 @@ def _verify(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _metrics(options: argparse.Namespace, _: list[str]) -> int:
+    from pipelines.compare import compare
     from pipelines.root import Root
-    from pipelines.summary import definitions_text, metrics_text
+    from pipelines.summary import comparison_text, definitions_text, metrics_text
     from semid_transforms import files
 
     root = Root(options.root)
-    generation, _manifest = root.require_published()
+    generation, manifest = root.require_published()
     metrics = json.loads(files.read_bytes(files.join(root.folder(generation), "metrics.json")))
+    compared = compare(root, generation, manifest, options.compare) if options.compare else {}
+    texts = [f"generation {generation}", metrics_text(metrics)]
+    texts += [comparison_text(compared)] if compared else []
     _print(
         options,
-        {"generation": generation, **metrics},
-        lambda: "\n".join(
-            [f"generation {generation}", metrics_text(metrics), definitions_text(metrics)]
-        ),
+        {"generation": generation, **metrics, "compared": compared},
+        lambda: "\n".join([*texts, definitions_text(metrics)]),
     )
     return 0
 

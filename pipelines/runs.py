@@ -32,12 +32,14 @@ class Run:
       key: digest of everything the result depends on.
       generation: id of the generation it builds.
       time: when the run was first started; every timestamp it writes, also after a resume.
+      publishes: False for a run whose output stays in its scratch folder.
     """
 
     root: Root
     key: str
     generation: str
     time: datetime.datetime
+    publishes: bool = True
 
     @property
     def folder(self) -> str:
@@ -47,7 +49,7 @@ class Run:
     @property
     def generation_folder(self) -> str:
         """Folder of the generation being built."""
-        return self.root.folder(self.generation)
+        return self.root.folder(self.generation) if self.publishes else self.scratch("generation")
 
     def scratch(self, *names: str) -> str:
         """A path inside the run's folder."""
@@ -87,7 +89,11 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    root: Root, inputs: dict[str, Any], sequence: int, as_of: datetime.datetime | None
+    root: Root,
+    inputs: dict[str, Any],
+    sequence: int,
+    as_of: datetime.datetime | None = None,
+    publishes: bool = True,
 ) -> Iterator[Run]:
     """Starts or resumes a run and holds its lock.
 
@@ -96,6 +102,7 @@ def open_run(
       inputs: everything the result depends on, plain JSON values.
       sequence: number of the generation it builds.
       as_of: time to stamp rows with; None takes the time of the first attempt.
+      publishes: False keeps the output in the run's scratch folder.
 
     Raises:
       ConflictError: another process works on the same run.
@@ -112,7 +119,23 @@ def open_run(
         else:
             started = as_of or datetime.datetime.now(datetime.UTC)
             files.write_bytes(path, json.dumps({"time": started.isoformat(), **inputs}).encode())
-        yield Run(root, key, generation, started)
+        yield Run(root, key, generation, started, publishes)
+
+
+def kept_runs(root: Root, inputs: dict[str, Any]) -> list[str]:
+    """Returns the scratch folders of runs that have all these inputs and embedded their items."""
+    try:
+        found = files.match([files.join(root.path, "runs", "*", "run.json")])
+    except FileNotFoundError:
+        return []
+    folders = []
+    for file in found:
+        folder = file.path.rsplit("/", 1)[0]
+        said = json.loads(files.read_bytes(file.path))
+        same = all(said.get(name) == value for name, value in inputs.items())
+        if same and files.exists(files.join(folder, "embed.json")):
+            folders.append(folder)
+    return folders
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ class Settings:
         """Digest over everything that decides how a tokenizer is fitted, training included."""
         return fingerprint(
             {"kind": self.kind, **dataclasses.asdict(self.quantizer)}
-            | {"sample_rows": self.job.fit.sample_rows}
+            | dataclasses.asdict(self.job.fit)
         )
 
     @property
@@ -116,11 +116,6 @@ def parse_settings(value: Any) -> Settings:
     except ValueError as error:
         raise ValueError(f"quantizer.kind: {error}") from error
     config: QuantizerConfig = parse(config_class, quantizer, "quantizer")
-    if kind not in HIERARCHICAL_KINDS:
-        raise ValueError(
-            f"quantizer.kind: {kind} has no coarse-to-fine levels, which SIDs, the trie and prefix "
-            f"features are made of: use {' or '.join(HIERARCHICAL_KINDS)}"
-        )
     features = tuple(
         parse(NgramFeature, feature, f"ngrams.{number}")
         for number, feature in enumerate(job.ngrams)
@@ -131,6 +126,20 @@ def parse_settings(value: Any) -> Settings:
     settings = Settings(job, kind, config, features)
     _check_features(settings)
     return settings
+
+
+def require_levels(settings: Settings) -> None:
+    """Refuses a tokenizer without coarse-to-fine levels, before anything starts.
+
+    Raises:
+      UsageError: SIDs, the trie and prefix features cannot be made of its codes.
+    """
+    if settings.kind not in HIERARCHICAL_KINDS:
+        raise UsageError(
+            f"quantizer.kind: {settings.kind} has no coarse-to-fine levels, which SIDs, the trie "
+            f"and prefix features are made of: use {' or '.join(HIERARCHICAL_KINDS)}. `semid fit` "
+            f"and `semid metrics --compare` take it"
+        )
 
 
 def _check_features(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.checks import table_of_reasons
+from pipelines.fit import FitOutcome
 from pipelines.generation import Outcome
 from pipelines.root import Root
 from pipelines.verify import Verdict
@@ -91,6 +92,37 @@ def metrics_text(metrics: dict[str, Any]) -> str:
                 f"code agree, chance {_share(row['chance'])}"
             )
     return "\n".join(lines)
+
+
+def comparison_text(compared: dict[str, dict[str, Any]]) -> str:
+    """Lays several tokenizers out side by side, one line each."""
+    lines = [
+        "  compared on one sample of items (B: items sharing their codes, before resolution)",
+        f"    {'':<24} {'items':>8} {'B':>7}  {'perplexity/K':<28} {'cosine sharing 1..L':<30} 1-R2",
+    ]
+    for name, document in compared.items():
+        use = " ".join(f"{level['perplexity_share']:.2f}" for level in document["levels"])
+        cosine = " ".join(_number(value) for value in document["prefix_cosine"][1:])
+        lines.append(
+            f"    {name[-24:]:<24} {document['items']:>8,} {document['collisions']['b']:>7.2%}  "
+            f"{use:<28} {cosine:<30} {_number(document.get('one_minus_r2'))}"
+        )
+    return "\n".join(lines)
+
+
+def fit_text(root: Root, outcome: FitOutcome) -> str:
+    """Summarises a fitted tokenizer."""
+    quality = outcome.metrics["quality"]
+    name = outcome.tokenizer_id[:16]
+    rows = outcome.results["fit"]["sample_rows"]
+    seconds = outcome.results["fit"]["seconds"]
+    return "\n".join(
+        [
+            f"fitted tokenizer {outcome.tokenizer_id} under {root.path}",
+            f"  on {rows:,} distinct embeddings in {seconds:.1f} s; nothing was published",
+            comparison_text({name: quality}),
+        ]
+    )
 
 
 def definitions_text(metrics: dict[str, Any]) -> str:

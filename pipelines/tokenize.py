@@ -15,6 +15,7 @@ from pipelines.generation import Outcome
 from pipelines.job import Job
 from pipelines.root import Published
 from pipelines.runs import open_run
+from pipelines.settings import require_levels
 from schemas.rejects import SourceCounts
 from semid_transforms import files
 
@@ -25,12 +26,13 @@ def tokenize(job: Job) -> Outcome:
     Raises:
       CommandError: the run was refused; nothing that was published changed.
     """
+    require_levels(job.settings)
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
     check_matches(job.settings, catalog, parent)
-    inputs = _inputs(job, catalog, parent)
-    with open_run(job.root, inputs, _sequence(parent), job.as_of) as run:
+    inputs = run_inputs(job, catalog, parent)
+    with open_run(job.root, inputs, next_sequence(parent), job.as_of) as run:
         job.root.check_current(parent, run.generation)
         chain = Chain(job, run, parent, catalog)
         read = run.link("read", chain.read)
@@ -50,7 +52,7 @@ def tokenize(job: Job) -> Outcome:
         return chain.publish(links)
 
 
-def _inputs(job: Job, catalog: CatalogInput, parent: Published) -> dict[str, Any]:
+def run_inputs(job: Job, catalog: CatalogInput, parent: Published) -> dict[str, Any]:
     """Returns everything the result of a run depends on."""
     return {
         "command": "tokenize",
@@ -61,6 +63,6 @@ def _inputs(job: Job, catalog: CatalogInput, parent: Published) -> dict[str, Any
     }
 
 
-def _sequence(parent: Published) -> int:
+def next_sequence(parent: Published) -> int:
     """Returns the number of the next generation."""
     return 1 if parent.generation is None else int(parent.generation.split("-")[0]) + 1

@@ -171,10 +171,12 @@ class FitConfig:
 
     Attributes:
       sample_rows: most distinct embeddings taken, the ones with the smallest content hashes.
+      supervise: let category paths supervise the levels, where the tokenizer can (`rqvae`).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     sample_rows: Annotated[int, pydantic.Field(ge=256)] = 200_000
+    supervise: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

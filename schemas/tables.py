@@ -94,15 +94,15 @@ REJECTED_PAYLOAD_BYTES = 1 << 20
 def parent_schema(sid_type: pa.DataType) -> pa.Schema:
     """What the diff needs of an item that already has an ID: live, or retired and reserved.
 
-    `base_sid` packs its base codes; null for a retired item.
+    `base_sid` packs its base codes; `retired_generation` is set when the ID is only reserved.
     """
     return pa.schema(
         [
             pa.field("item_id", pa.string(), nullable=False),
             pa.field("content_hash", CONTENT_HASH, nullable=False),
             pa.field("sid", sid_type, nullable=False),
-            pa.field("base_sid", sid_type),
-            pa.field("reserved", pa.bool_(), nullable=False),
+            pa.field("base_sid", sid_type, nullable=False),
+            pa.field("retired_generation", pa.string()),
         ]
     )
 
@@ -193,11 +193,15 @@ def items_schema(sid_type: pa.DataType, features: Sequence[str]) -> pa.Schema:
 
 
 def reserved_schema(sid_type: pa.DataType) -> pa.Schema:
-    """`reserved/`: the ID of every retired item, kept so that it is never given to another."""
+    """`reserved/`: the ID of every retired item, kept so that it is never given to another.
+
+    `base_sid` packs the base codes it had, so that an item that returns unchanged is known as such.
+    """
     return pa.schema(
         [
             pa.field("item_id", pa.string(), nullable=False),
             pa.field("sid", sid_type, nullable=False),
+            pa.field("base_sid", sid_type, nullable=False),
             pa.field("content_hash", CONTENT_HASH, nullable=False),
             pa.field("retired_generation", pa.string(), nullable=False),
             pa.field("retired_timestamp", TIMESTAMP, nullable=False),

@@ -11,9 +11,15 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from models.autoencoder_training import TrainingInputs
+from models.config import RqvaeConfig
 from models.metrics import quality
+from models.tags import TagTable
 from models.tokenizers import QuantizerConfig, fit_quantizer, to_files, tokenizer_id
+from schemas.arrays import fixed_binary
 from semid_transforms import files
 from semid_transforms.sampling import sample_embeddings
 
@@ -24,7 +30,10 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 def fit_tokenizer(
-    config: QuantizerConfig, embeddings: np.ndarray, origin: Mapping[str, Any]
+    config: QuantizerConfig,
+    embeddings: np.ndarray,
+    origin: Mapping[str, Any],
+    paths: Sequence[Sequence[str] | None] | None = None,
 ) -> dict[str, bytes]:
     """Fits a tokenizer and measures it on what it was fitted on.
 
@@ -32,15 +41,51 @@ def fit_tokenizer(
       config: of the tokenizer.
       embeddings: (N, D) float32 distinct embeddings in canonical order.
       origin: what the embeddings are (encoder, template), stored with the metrics.
+      paths: N category paths to supervise the levels with; None fits without.
 
     Returns:
       The tokenizer's files by name.
+
+    Raises:
+      ValueError: paths for a tokenizer that takes no tags, or no item has one.
     """
-    quantizer, report = fit_quantizer(config, embeddings, _log_progress())
+    inputs = None
+    if paths is not None:
+        if not isinstance(config, RqvaeConfig):
+            raise ValueError("fit.supervise: only quantizer.kind rqvae takes category paths")
+        levels = len(config.codebook_sizes)
+        inputs = TrainingInputs(tags=TagTable.from_paths(paths, levels, config.tags.rare))
+    quantizer, report = fit_quantizer(config, embeddings, _log_progress(), inputs)
     rows = embeddings[:_METRICS_ROWS]
     codes = quantizer.encode(rows)
-    measured = quality(codes, quantizer.codebook_sizes, rows, decoded=quantizer.decode(codes))
+    measured = quality(
+        codes,
+        quantizer.codebook_sizes,
+        rows,
+        decoded=quantizer.decode(codes),
+        category_paths=None if paths is None else paths[:_METRICS_ROWS],
+    )
     return to_files(quantizer, {"origin": dict(origin), "fit": report, "quality": measured})
+
+
+def paths_of_contents(catalog: Sequence[str], hashes: np.ndarray) -> list[list[str] | None]:
+    """Returns a category path for each content.
+
+    Items of equal content may have different paths; the first by item id counts.
+
+    Args:
+      catalog: paths of `catalog` parts.
+      hashes: (N, 16) uint8 content hashes.
+    """
+    columns = ["item_id", "content_hash", "category_path"]
+    wanted = fixed_binary(hashes, hashes.shape[1])
+    tables = []
+    for part in catalog:
+        table = files.read_table(part, columns)
+        tables.append(table.filter(pc.is_in(table["content_hash"], value_set=wanted)))
+    rows = pa.concat_tables(tables).sort_by("item_id").combine_chunks()
+    first = pc.index_in(wanted, value_set=rows["content_hash"].combine_chunks())
+    return rows["category_path"].take(first).to_pylist()
 
 
 def _log_progress() -> Any:
@@ -59,24 +104,18 @@ def _log_progress() -> Any:
 class _Fit(beam.DoFn):
     """Samples, fits, writes the tokenizer to its folder and its id to a file."""
 
-    def __init__(
-        self,
-        config: QuantizerConfig,
-        sample_rows: int,
-        origin: Mapping[str, Any],
-        tokenizers_folder: str,
-        result_path: str,
-    ):
-        self._config = config
-        self._sample_rows = sample_rows
-        self._origin = dict(origin)
-        self._tokenizers_folder = tokenizers_folder
-        self._result_path = result_path
+    def __init__(self, fit: FitTokenizer):
+        self._config = fit.config
+        self._sample_rows = fit.sample_rows
+        self._origin = dict(fit.origin)
+        self._tokenizers_folder, self._result_path = fit.outputs
+        self._catalog = fit.catalog
 
     def process(self, parts: Sequence[str]) -> Iterator[str]:
-        sample, _ = sample_embeddings(parts, self._sample_rows)
+        sample, hashes = sample_embeddings(parts, self._sample_rows)
         _log.info("fit      on %s distinct embeddings", f"{len(sample):,}")
-        contents = fit_tokenizer(self._config, sample, self._origin)
+        paths = paths_of_contents(self._catalog, hashes) if self._catalog else None
+        contents = fit_tokenizer(self._config, sample, self._origin, paths)
         identity = tokenizer_id(contents)
         for name, data in contents.items():
             files.write_bytes(files.join(self._tokenizers_folder, identity, name), data)
@@ -90,21 +129,20 @@ class FitTokenizer(beam.PTransform):
     """Fits on embedding parts (one element: all their paths) and writes the tokenizer.
 
     Fitting is one element on one worker: give that worker the GPU.
+
+    Attributes:
+      config: of the tokenizer.
+      sample_rows: most distinct embeddings to fit on.
+      origin: what the embeddings are, stored with the tokenizer.
+      outputs: folder of tokenizers, and path of the result (JSON).
+      catalog: `catalog` parts whose category paths supervise the levels; empty for none.
     """
 
     config: QuantizerConfig
     sample_rows: int
     origin: Mapping[str, Any]
-    tokenizers_folder: str
-    result_path: str
+    outputs: tuple[str, str]
+    catalog: tuple[str, ...] = ()
 
     def expand(self, parts: beam.PCollection[list[str]]) -> beam.PCollection[str]:
-        return parts | "Fit" >> beam.ParDo(
-            _Fit(
-                self.config,
-                self.sample_rows,
-                self.origin,
-                self.tokenizers_folder,
-                self.result_path,
-            )
-        ).with_output_types(str)
+        return parts | "Fit" >> beam.ParDo(_Fit(self)).with_output_types(str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,73 @@ SAMPLE_ROWS = 50_000
 pairs, so the mean cosines are unbiased; every count is over all items."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """Items whose embeddings are at hand, those with the smallest content hashes.
+
+    Attributes:
+      item_ids: n strings.
+      embeddings: (n, D) float32.
+      base_codes: (n, L) int32, before collision resolution.
+      codes: (n, L) int32, as published.
+      category_paths: n lists of names or None, or None when no item has any.
+    """
+
+    item_ids: pa.Array
+    embeddings: np.ndarray
+    base_codes: np.ndarray
+    codes: np.ndarray
+    category_paths: list[list[str] | None] | None
+
+    def take(self, rows: np.ndarray) -> Sample:
+        """Returns some of the items."""
+        paths = self.category_paths
+        return Sample(
+            self.item_ids.take(pa.array(rows)),
+            self.embeddings[rows],
+            self.base_codes[rows],
+            self.codes[rows],
+            None if paths is None else [paths[row] for row in rows],
+        )
+
+
+def sample_items(
+    items: Sequence[str],
+    embeddings: Sequence[str],
+    catalog: Sequence[str],
+    quantizer: Quantizer,
+    sample_rows: int = SAMPLE_ROWS,
+) -> Sample:
+    """Reads the sample of a generation.
+
+    Args:
+      items: paths of `items` parts.
+      embeddings: paths of `embeddings` parts.
+      catalog: paths of `catalog` parts.
+      quantizer: the generation's tokenizer.
+      sample_rows: most items to take.
+
+    Raises:
+      ValueError: an item has no embedding.
+    """
+    columns = ["item_id", "codes", "base_codes", "content_hash"]
+    table = pa.concat_tables(files.read_table(part, columns) for part in items)
+    keys = _hash_keys(table["content_hash"])
+    chosen = np.sort(np.argsort(keys, kind="stable")[:sample_rows])
+    rows = table.take(pa.array(chosen)).combine_chunks()
+    distinct, position = np.unique(keys[chosen], return_inverse=True)
+    wanted = pa.array([key.ljust(16, b"\0") for key in distinct.tolist()], pa.binary(16))
+    vectors = matrix_from_list(find_embeddings(embeddings, wanted), quantizer.embedding_dim)
+    categories = read_categories(rows["item_id"], catalog)
+    return Sample(
+        item_ids=rows["item_id"].combine_chunks(),
+        embeddings=vectors[position.reshape(-1)],
+        base_codes=matrix_from_list(rows["base_codes"], quantizer.num_levels),
+        codes=matrix_from_list(rows["codes"], quantizer.num_levels),
+        category_paths=None if categories is None else categories.to_pylist(),
+    )
+
+
 def measure(
     items: Sequence[str],
     embeddings: Sequence[str],
@@ -29,48 +97,32 @@ def measure(
     quantizer: Quantizer,
     sample_rows: int = SAMPLE_ROWS,
 ) -> dict[str, Any]:
-    """Measures a generation.
-
-    Args:
-      items: paths of `items` parts.
-      embeddings: paths of `embeddings` parts.
-      catalog: paths of `catalog` parts.
-      quantizer: the generation's tokenizer.
-      sample_rows: most items to compare embeddings of, those with the smallest content hashes.
+    """Measures a generation; arguments as for `sample_items`.
 
     Returns:
       A document ready for JSON: `before` and `after` collision resolution, `placements`, and
       `definitions`.
     """
-    columns = ["item_id", "sid", "codes", "base_codes", "placement", "content_hash"]
+    columns = ["sid", "codes", "base_codes", "placement", "content_hash"]
     table = pa.concat_tables(files.read_table(part, columns) for part in items)
-    levels = quantizer.num_levels
-    base = matrix_from_list(table["base_codes"], levels)
-    final = matrix_from_list(table["codes"], levels)
-    hashes = np.ascontiguousarray(bytes_from_fixed_binary(table["content_hash"]))
-    keys = hashes.view("S16").reshape(-1)
-    floor = collisions(keys)
-
-    chosen = np.sort(np.argsort(keys, kind="stable")[:sample_rows])
-    distinct, position = np.unique(keys[chosen], return_inverse=True)
-    wanted = pa.array([key.ljust(16, b"\0") for key in distinct.tolist()], pa.binary(16))
-    vectors = matrix_from_list(find_embeddings(embeddings, wanted), quantizer.embedding_dim)
-    vectors = vectors[position.reshape(-1)]
-    categories = read_categories(table["item_id"], catalog)
-    paths = None if categories is None else categories.take(pa.array(chosen)).to_pylist()
-
-    document: dict[str, Any] = {"items": table.num_rows, "sampled_items": len(chosen)}
-    for name, codes in (("before", base), ("after", final)):
+    sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
+    floor = collisions(_hash_keys(table["content_hash"]))
+    document: dict[str, Any] = {"items": table.num_rows, "sampled_items": len(sample.item_ids)}
+    for name, column, codes in (
+        ("before", "base_codes", sample.base_codes),
+        ("after", "codes", sample.codes),
+    ):
         measured = quality(
-            codes[chosen],
+            codes,
             quantizer.codebook_sizes,
-            vectors,
-            decoded=quantizer.decode(codes[chosen]),
-            category_paths=paths,
+            sample.embeddings,
+            decoded=quantizer.decode(codes),
+            category_paths=sample.category_paths,
         )
+        every = matrix_from_list(table[column], quantizer.num_levels)
         measured["items"] = table.num_rows
-        measured["levels"] = code_use(codes, quantizer.codebook_sizes)
-        measured["collisions"] = collisions(codes)
+        measured["levels"] = code_use(every, quantizer.codebook_sizes)
+        measured["collisions"] = collisions(every)
         measured.pop("definitions")
         document[name] = measured
     document["after"]["shared_sids"] = collisions(table["sid"].to_numpy())
@@ -82,3 +134,8 @@ def measure(
     document["distinct_contents"] = round((1 - floor["a"]) * table.num_rows)
     document["definitions"] = DEFINITIONS
     return document
+
+
+def _hash_keys(column: pa.ChunkedArray) -> np.ndarray:
+    """Views content hashes as (N,) 16-byte strings, which numpy can sort and compare."""
+    return np.ascontiguousarray(bytes_from_fixed_binary(column)).view("S16").reshape(-1)
