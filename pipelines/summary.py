@@ -98,7 +98,7 @@ def comparison_text(compared: dict[str, dict[str, Any]]) -> str:
     """Lays several tokenizers out side by side, one line each."""
     lines = [
         "  compared on one sample of items (B: items sharing their codes, before resolution)",
-        f"    {'':<24} {'items':>8} {'B':>7}  {'perplexity/K':<28} {'cosine sharing 1..L':<30} 1-R2",
+        f"    {'':<24} {'items':>8} {'B':>7}  {'perplexity/K':<28} {'cosine, 1..L codes':<30} 1-R2",
     ]
     for name, document in compared.items():
         use = " ".join(f"{level['perplexity_share']:.2f}" for level in document["levels"])
