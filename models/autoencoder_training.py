@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.codebook_training import LearningCodebooks
-from models.collision_mining import MINED_ROWS, CollidingPairs
+from models.codebook_training import LearningCodebooks, Quantization
 from models.config import RqvaeConfig, TrainingConfig
 from models.dense import DenseNetwork
 from models.input_scaling import InputScaling
@@ -19,11 +18,13 @@ from models.losses import (
     balance_loss,
     commitment_loss,
     rotated,
+    separation_loss,
     squared_error,
     straight_through,
     uniqueness_loss,
 )
 from models.mlp import ResidualMlp, dense_network
+from models.pair_mining import MINED_ROWS, SharedPairs
 from models.tag_supervision import TagHeads, TagSupervision
 from models.tags import TagTable
 from models.training_state import TrainingState
@@ -135,8 +136,7 @@ def train_autoencoder(
     fresh = None
     if inputs.stream is not None:
         fresh = inputs.stream(settings.batch_size, settings.seed + state.step)
-    pairs_per_batch = int(settings.batch_size * losses.colliding_rows / 2)
-    mining = losses.uniqueness > 0 and pairs_per_batch > 0
+    depths = paired_depths(config)
     through = straight_through if config.estimator == "ste" else rotated
 
     while state.step < settings.steps and state.looks_without_progress < settings.patience:
@@ -146,22 +146,24 @@ def train_autoencoder(
                 latents, config.codebook_sizes, settings.batch_size, settings.seed, parallel
             )
         codebooks = state.codebooks
-        if mining and codebooks is not None and state.step % settings.mine_every == 0:
+        if depths and codebooks is not None and state.step % settings.mine_every == 0:
             some = train[torch.randperm(len(train), generator=generator, device=device)]
-            codes = codebooks.quantize(in_blocks(encode, rows[some[:MINED_ROWS]])).codes
-            state.pairs = CollidingPairs.among(codes, some[:MINED_ROWS], generator)
+            some = some[:MINED_ROWS]
+            codes = codebooks.quantize(in_blocks(encode, rows[some])).codes
+            state.pairs = {d: SharedPairs.among(codes[:, :d], some, generator) for d in depths}
 
-        chosen, paired = train[_draw(len(train), settings.batch_size, generator)], 0
-        if state.pairs is not None and len(state.pairs.left):
-            paired = pairs_per_batch
-            chosen = torch.cat([state.pairs.draw(paired, generator), chosen[2 * paired :]])
+        drawn = [(d, pairs.draw(depths[d], generator)) for d, pairs in state.pairs.items()]
+        chosen = torch.cat([*(rows_of for _, rows_of in drawn), train[:0]])
+        paired = len(chosen)
+        rest = _draw(len(train), settings.batch_size - paired, generator)
+        chosen = torch.cat([chosen, train[rest]])
         batch, target = rows[chosen], targets[chosen]
         if fresh is not None:
-            new = next(fresh)[2 * paired :]
+            new = next(fresh)[paired:]
             streamed = torch.from_numpy(scaling.encoder_rows(new)).to(device)
-            batch = torch.cat([batch[: 2 * paired], streamed])
+            batch = torch.cat([batch[:paired], streamed])
             streamed = torch.from_numpy(scaling.target_rows(new)).to(device)
-            target = torch.cat([target[: 2 * paired], streamed])
+            target = torch.cat([target[:paired], streamed])
 
         latents = encode(batch)
         if codebooks is None:
@@ -176,14 +178,12 @@ def train_autoencoder(
                 # Deeper levels come out even by themselves: .95 of K and more, the first .89.
                 first = codebooks.words if parallel else codebooks.words[:1]
                 loss = loss + losses.balance * balance_loss(latents, found, first)
-            if paired:
-                left, right = slice(0, paired), slice(paired, 2 * paired)
-                weights = (found.codes[left] == found.codes[right]).all(dim=1).float()
-                if losses.uniqueness_by_distance:
-                    weights = weights * (target[left] - target[right]).square().sum(dim=1)
-                loss = loss + losses.uniqueness * uniqueness_loss(
-                    latents[left], latents[right], weights, losses.uniqueness_margin
-                )
+            start = 0
+            for depth, rows_of in drawn:
+                half = len(rows_of) // 2
+                left, right = slice(start, start + half), slice(start + half, start + 2 * half)
+                start += 2 * half
+                loss = loss + _pair_loss(config, latents, target, found, depth, left, right)
             if networks.supervision is not None and tags is not None:
                 prefixes = [through(latents, anchor) for anchor in found.anchors]
                 aligned, predicted = networks.supervision.losses(prefixes, tags[chosen])
@@ -211,6 +211,46 @@ def train_autoencoder(
         _train_decoder(config, state, in_blocks(encode, rows[train]), targets[train])
     scalars = _measure(state, rows, targets, tags, held_out)
     return _export(state, scaling, inputs.tags, scalars)
+
+
+def paired_depths(config: RqvaeConfig) -> dict[int, int]:
+    """Returns, by prefix length, how many pairs of items that share it a batch gets.
+
+    Half of the paired rows share all codes; the prefixes of length 2 to L-1 share the other half.
+    """
+    losses, levels = config.losses, len(config.codebook_sizes)
+    pairs = int(config.training.batch_size * losses.paired_rows / 2)
+    inner = list(range(2, levels)) if losses.separation > 0 else []
+    if pairs == 0 or losses.separation == losses.uniqueness == 0:
+        return {}
+    if not inner:
+        return {levels: pairs}
+    return dict.fromkeys(inner, max(1, pairs // 2 // len(inner))) | {levels: pairs - pairs // 2}
+
+
+def _pair_loss(
+    config: RqvaeConfig,
+    latents: torch.Tensor,
+    targets: torch.Tensor,
+    found: Quantization,
+    depth: int,
+    left: slice,
+    right: slice,
+) -> torch.Tensor:
+    """Separation, and for colliding items uniqueness, of pairs drawn for sharing `depth` codes."""
+    losses = config.losses
+    same = (found.codes[left, :depth] == found.codes[right, :depth]).all(dim=1).to(latents)
+    weights = same
+    if depth < len(config.codebook_sizes):
+        # Like items may share a prefix, so unlike ones are parted first.
+        weights = same * (targets[left] - targets[right]).square().sum(dim=1)
+    before = latents - (latents.detach() - found.residuals[depth - 1])
+    loss = losses.separation * separation_loss(before[left], before[right], weights)
+    if depth == len(config.codebook_sizes) and losses.uniqueness > 0:
+        loss = loss + losses.uniqueness * uniqueness_loss(
+            latents[left], latents[right], same, losses.uniqueness_margin
+        )
+    return loss
 
 
 def training_device(settings: TrainingConfig) -> torch.device:

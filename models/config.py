@@ -72,20 +72,20 @@ class LossConfig:
     Attributes:
       commitment: pull of latents towards their codewords.
       balance: push towards even use of the first level's codes, on soft assignments.
-      uniqueness: push apart of items that collide (HiD-VAE 2508.04618, eq. 7).
+      separation: push apart, level by level, of items that share the codes down to it: all
+        that share every code, and those that share a shorter prefix by their distance.
+      paired_rows: share of a batch that is drawn as such pairs, half of it colliding items.
+      uniqueness: push apart of the whole latents of items that collide (HiD-VAE 2508.04618,
+        eq. 7; weight 2.0 there).
       uniqueness_margin: cosine of latents above which a colliding pair is pushed apart.
-      uniqueness_by_distance: multiplies a pair's weight by its squared distance (in units of the
-        mean squared length of centred embeddings), so that the pairs that should collide last
-        are parted first. HiD-VAE weighs all alike, 2.0.
-      colliding_rows: share of a batch that is drawn as colliding pairs.
     """
 
     commitment: float = 0.25
     balance: float = 0.02
-    uniqueness: float = 6.0
+    separation: float = 0.5
+    paired_rows: float = 0.25
+    uniqueness: float = 0.0
     uniqueness_margin: float = 0.9
-    uniqueness_by_distance: bool = True
-    colliding_rows: float = 0.125
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
@@ -94,7 +94,8 @@ class LossConfig:
         check_range("losses.balance", self.balance, 0.0, 100.0)
         check_range("losses.uniqueness", self.uniqueness, 0.0, 100.0)
         check_range("losses.uniqueness_margin", self.uniqueness_margin, -1.0, 1.0)
-        check_range("losses.colliding_rows", self.colliding_rows, 0.0, 0.9)
+        check_range("losses.separation", self.separation, 0.0, 100.0)
+        check_range("losses.paired_rows", self.paired_rows, 0.0, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)

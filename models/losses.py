@@ -85,6 +85,25 @@ def uniqueness_loss(
     return (functional.relu(cosine - margin) * weights).sum() / max(1, len(left))
 
 
+def separation_loss(left: torch.Tensor, right: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Turns the residuals of pairs that got the same code away from each other.
+
+    Unlike `uniqueness_loss` it acts on what one level quantizes, not on the whole latent: the
+    codes above stay as they are, where pushing near-equal latents below a cosine of 0.9 moves
+    them across coarse cells (amazon_beauty, seed 0, 3 x 256: mean cosine at prefix 2 and 3
+    .818 and .925 with eq. 7, .837 and .952 with this).
+
+    Args:
+      left: (P, d) residuals before a level, with gradient.
+      right: (P, d) of their partners.
+      weights: (P,) how much a pair counts: 0 where its codes down to the level differ.
+
+    Returns:
+      Sum over pairs of weight * max(0, cosine), over P.
+    """
+    return uniqueness_loss(left, right, weights, margin=0.0)
+
+
 def straight_through(latents: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     """Returns `quantized` with the gradient of `latents`."""
     return latents + (quantized - latents).detach()

@@ -123,7 +123,7 @@ def fit_moc(
         hidden=config.hidden,
         shortcut=config.shortcut,
         ema_decay=config.ema_decay,
-        losses=LossConfig(commitment=config.commitment, uniqueness=0.0),
+        losses=LossConfig(commitment=config.commitment, balance=0.0, separation=0.0),
         training=config.training,
     )
     trained = train_autoencoder(shared, embeddings, progress, inputs, parallel=True)

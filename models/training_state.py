@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.codebook_training import LearningCodebooks
-from models.collision_mining import CollidingPairs
+from models.pair_mining import SharedPairs
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,7 +23,7 @@ class TrainingState:
       generator: draws batches, pairs and seeds of dead codes.
       parallel: whether the codebooks are parallel.
       codebooks: None before they are initialised.
-      pairs: colliding pairs found last, or None.
+      pairs: pairs of items that shared a prefix when last looked for, by its length.
       step: steps done.
       best: tensors of the best model so far, by name; empty before the first look.
       best_scalars: what was measured on it.
@@ -35,7 +35,7 @@ class TrainingState:
     generator: torch.Generator
     parallel: bool = False
     codebooks: LearningCodebooks | None = None
-    pairs: CollidingPairs | None = None
+    pairs: dict[int, SharedPairs] = dataclasses.field(default_factory=dict)
     step: int = 0
     best: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     best_scalars: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -73,8 +73,8 @@ class TrainingState:
         for number, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items()}
         tensors["generator"] = self.generator.get_state()
-        if self.pairs is not None:
-            tensors |= {"pairs.left": self.pairs.left, "pairs.right": self.pairs.right}
+        for depth, pairs in self.pairs.items():
+            tensors[f"pairs.{depth}"] = torch.stack([pairs.left, pairs.right])
         document = {
             "step": self.step,
             "best_scalars": self.best_scalars,
@@ -109,10 +109,10 @@ class TrainingState:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.generator.set_state(tensors["generator"])
-        if "pairs.left" in tensors:
-            self.pairs = CollidingPairs(
-                tensors["pairs.left"].to(device), tensors["pairs.right"].to(device)
-            )
+        self.pairs = {
+            int(depth): SharedPairs(*pairs.to(device))
+            for depth, pairs in sorted(_under("pairs.", tensors).items())
+        }
         self.step = document["step"]
         self.best_scalars = document["best_scalars"]
         self.looks_without_progress = document["looks_without_progress"]

@@ -101,8 +101,8 @@ def test_every_loss_and_estimator_changes_the_result(rows):
         for name, config in {
             "all": with_losses(balance=0.1),
             "no balance": with_losses(balance=0.0),
-            "no uniqueness": with_losses(balance=0.1, uniqueness=0.0),
-            "even pairs": with_losses(balance=0.1, uniqueness_by_distance=False),
+            "no separation": with_losses(balance=0.1, separation=0.0),
+            "uniqueness": with_losses(balance=0.1, uniqueness=2.0),
             "no commitment": with_losses(balance=0.1, commitment=0.0),
             "rotation": dataclasses.replace(CONFIG, estimator="rotation"),
             "plain MLP": dataclasses.replace(CONFIG, shortcut=False),
@@ -116,14 +116,16 @@ def test_uniqueness_lowers_collisions():
     rows = clustered_embeddings(3000, seed=5)
     long = dataclasses.replace(TRAINING, steps=400)
 
-    def colliding(weight):
-        losses = LossConfig(uniqueness=weight, uniqueness_by_distance=False)
+    def colliding(**weights):
+        losses = LossConfig(**({"separation": 0.0} | weights), paired_rows=0.5)
         config = dataclasses.replace(
             CONFIG, losses=losses, training=long, codebook_sizes=(32, 32, 32)
         )
         return metrics.collisions(fit_rqvae(config, rows)[0].encode(rows))["b"]
 
-    assert colliding(10.0) < 0.8 * colliding(0.0)
+    without = colliding()
+    assert colliding(uniqueness=10.0) < 0.8 * without
+    assert colliding(separation=1.0) < 0.8 * without
 
 
 @pytest.mark.parametrize(

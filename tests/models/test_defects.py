@@ -20,6 +20,7 @@ CONFIG = RqvaeConfig(
     codebook_sizes=(16, 16, 16),
     latent_dim=8,
     hidden=(32,),
+    losses=LossConfig(uniqueness=2.0, uniqueness_margin=0.5, separation=0.0, paired_rows=0.5),
     training=TrainingConfig(
         steps=100,
         warmup_steps=20,
@@ -98,7 +99,7 @@ def test_e_dead_codes_come_back_with_every_option_off(rows, monkeypatch):
         return codebooks
 
     monkeypatch.setattr(LearningCodebooks, "from_kmeans", half_dead)
-    off = LossConfig(commitment=0.0, uniqueness=0.0, balance=0.0)
+    off = LossConfig(commitment=0.0, separation=0.0, balance=0.0)
     quicker = dataclasses.replace(CONFIG, losses=off, ema_decay=0.8)
     quantizer = fit_rqvae(quicker, rows)[0]
     used = [level["used_codes"] for level in metrics.code_use(quantizer.encode(rows), (16,) * 3)]

@@ -10,6 +10,7 @@ from models.losses import (
     focal_cross_entropy,
     info_nce,
     rotated,
+    separation_loss,
     straight_through,
     uniqueness_loss,
 )
@@ -61,6 +62,18 @@ def test_uniqueness_pushes_colliding_pairs_apart_and_leaves_others_alone():
 def test_uniqueness_leaves_pairs_below_the_margin_alone():
     left, right = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert float(uniqueness_loss(left, right, torch.ones(1), margin=0.9)) == 0
+
+
+def test_separation_turns_equal_coded_residuals_apart_by_weight():
+    latents, _ = latents_and_codebooks()
+    left, right = latents[:4], latents[:4].detach() + 0.5
+    weights = torch.tensor([1.0, 0.0, 2.0, 0.5])
+    moved = gradient(separation_loss(left, right, weights), latents)[:4]
+    assert (moved.norm(dim=1) > 0).tolist() == [True, False, True, True]
+    after = torch.cosine_similarity(left - 0.1 * moved, right)
+    assert (after < torch.cosine_similarity(left, right))[weights > 0].all()
+    opposite = -latents[:4].detach()
+    assert float(separation_loss(left, opposite, weights).detach()) == 0
 
 
 def test_balance_is_zero_for_even_use_and_its_gradient_evens_out():

@@ -1,4 +1,4 @@
-"""Finds items that share all their codes, to train on."""
+"""Finds items that share their first codes, to train on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MINED_ROWS = 65_536
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CollidingPairs:
-    """Pairs of row numbers that shared every code when they were looked for.
+class SharedPairs:
+    """Pairs of row numbers that shared some first codes when they were looked for.
 
     Attributes:
       left: (P,) row numbers.
@@ -25,14 +25,14 @@ class CollidingPairs:
     @classmethod
     def among(
         cls, codes: torch.Tensor, rows: torch.Tensor, generator: torch.Generator
-    ) -> CollidingPairs:
+    ) -> SharedPairs:
         """Pairs each item with the next one of its bucket, in random order.
 
         In a batch of 1,024 of 12,000 rows both halves of a given pair meet once in 140 steps, so
         waiting for chance leaves the uniqueness loss at zero nearly always.
 
         Args:
-          codes: (M, L) codes.
+          codes: (M, l) first codes.
           rows: (M,) the row numbers they belong to.
           generator: on the codes' device.
         """
