@@ -70,8 +70,8 @@ class SidLogitsProcessor(LogitsProcessor):
             offset = self.vocabulary.token_offsets[level]
             if offset + mask.shape[1] > scores.shape[1]:
                 raise ValueError(
-                    f"level {level + 1} needs ids {offset}..{offset + mask.shape[1] - 1}, the model "
-                    f"has {scores.shape[1]}: resize its embeddings or correct token_offsets"
+                    f"level {level + 1} needs ids {offset}..{offset + mask.shape[1] - 1}, the "
+                    f"model has {scores.shape[1]}: resize its embeddings or correct token_offsets"
                 )
             forbidden[:, offset : offset + mask.shape[1]] = ~mask
             # A beam that left the trie, or an empty trie, can only end; its score is -inf already.
