@@ -136,15 +136,13 @@ class Chain:
     def fit_new(self) -> dict[str, Any]:
         """Fits a tokenizer on what has been embedded and writes it under ROOT."""
         result_path = self._run.scratch("fit", "result.json")
-        catalog: tuple[str, ...] = ()
-        if self._settings.job.fit.supervise:
-            catalog = tuple(files.list_files(self._run.output("catalog"), ".parquet"))
+        catalog = files.list_files(self._run.output("catalog"), ".parquet")
         fit = FitTokenizer(
             self._settings.quantizer,
-            self._settings.job.fit.sample_rows,
+            self._settings.job.fit,
             {**self._origin(), "fitted_at": self._run.time.isoformat()},
             (files.join(self._job.root.path, "tokenizers"), result_path),
-            catalog,
+            tuple(catalog),
         )
         embeddings = files.list_files(self._run.output("embeddings"), ".parquet")
         run_pipeline(
@@ -235,7 +233,7 @@ class Chain:
     def index(self, fit: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
         """Builds trie, nodes, n-gram vocabulary and quality table, or links the parent's."""
         run = self._run
-        if not place["written"]:
+        if not place["written"] and self._same_categories():
             assert self._parent.generation is not None
             link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
             parent_folder = self._job.root.folder(self._parent.generation)
@@ -317,6 +315,19 @@ class Chain:
     @property
     def _sid_type(self) -> pa.DataType:
         return pa.from_numpy_dtype(self._layout.dtype)
+
+    def _same_categories(self) -> bool:
+        """True when labels and category agreement are the parent's.
+
+        A category path can change without the content that is embedded.
+        """
+        ours = files.list_files(self._run.output("catalog"), ".parquet")
+        theirs = self._parent_paths("catalog")
+        columns = ["item_id", "category_path"]
+        return len(ours) == len(theirs) and all(
+            files.read_table(left, columns).equals(files.read_table(right, columns))
+            for left, right in zip(ours, theirs, strict=True)
+        )
 
     def _parent_paths(self, table: str) -> list[str]:
         return table_paths(self._job.root, self._parent, table)

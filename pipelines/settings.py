@@ -50,10 +50,9 @@ class Settings:
     @property
     def fit_fingerprint(self) -> str:
         """Digest over everything that decides how a tokenizer is fitted, training included."""
-        return fingerprint(
-            {"kind": self.kind, **dataclasses.asdict(self.quantizer)}
-            | dataclasses.asdict(self.job.fit)
-        )
+        fit = dataclasses.asdict(self.job.fit)
+        fit.pop("tensorboard")  # watching a fit does not change it
+        return fingerprint({"kind": self.kind, **dataclasses.asdict(self.quantizer), **fit})
 
     @property
     def template_fingerprint(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.autoencoder_training import TrainingInputs
+from models.autoencoder_training import Progress, TrainingInputs
 from models.config import RqvaeConfig
 from models.metrics import quality
 from models.tags import TagTable
 from models.tokenizers import QuantizerConfig, fit_quantizer, to_files, tokenizer_id
 from schemas.arrays import fixed_binary
+from schemas.config import FitConfig
 from semid_transforms import files
 from semid_transforms.sampling import sample_embeddings
 
@@ -34,6 +37,7 @@ def fit_tokenizer(
     embeddings: np.ndarray,
     origin: Mapping[str, Any],
     paths: Sequence[Sequence[str] | None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, bytes]:
     """Fits a tokenizer and measures it on what it was fitted on.
 
@@ -42,6 +46,7 @@ def fit_tokenizer(
       embeddings: (N, D) float32 distinct embeddings in canonical order.
       origin: what the embeddings are (encoder, template), stored with the metrics.
       paths: N category paths to supervise the levels with; None fits without.
+      progress: called as (step, steps, scalars) while a neural tokenizer trains.
 
     Returns:
       The tokenizer's files by name.
@@ -55,7 +60,7 @@ def fit_tokenizer(
             raise ValueError("fit.supervise: only quantizer.kind rqvae takes category paths")
         levels = len(config.codebook_sizes)
         inputs = TrainingInputs(tags=TagTable.from_paths(paths, levels, config.tags.rare))
-    quantizer, report = fit_quantizer(config, embeddings, _log_progress(), inputs)
+    quantizer, report = fit_quantizer(config, embeddings, progress, inputs)
     rows = embeddings[:_METRICS_ROWS]
     codes = quantizer.encode(rows)
     measured = quality(
@@ -88,17 +93,33 @@ def paths_of_contents(catalog: Sequence[str], hashes: np.ndarray) -> list[list[s
     return rows["category_path"].take(first).to_pylist()
 
 
-def _log_progress() -> Any:
-    last = time.monotonic()
+@contextlib.contextmanager
+def report_progress(tensorboard: str | None, run: str) -> Iterator[Progress]:
+    """Gives a progress function that logs a line every few seconds and writes scalars.
 
-    def progress(step: int, steps: int, scalars: Mapping[str, float]) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            values = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-            _log.info("fit      step %d of %d  %s", step, steps, values)
+    Args:
+      tensorboard: folder for TensorBoard, None for log lines only.
+      run: subfolder of this fit.
+    """
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
 
-    return progress
+            writer = stack.enter_context(SummaryWriter(os.path.join(tensorboard, run)))
+        last = time.monotonic()
+
+        def progress(step: int, steps: int, scalars: Mapping[str, float]) -> None:
+            nonlocal last
+            if writer is not None:
+                for name, value in scalars.items():
+                    writer.add_scalar(name, value, step)
+            if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or step == steps:
+                last = time.monotonic()
+                values = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+                _log.info("fit      step %d of %d  %s", step, steps, values)
+
+        yield progress
 
 
 class _Fit(beam.DoFn):
@@ -106,16 +127,17 @@ class _Fit(beam.DoFn):
 
     def __init__(self, fit: FitTokenizer):
         self._config = fit.config
-        self._sample_rows = fit.sample_rows
+        self._sampling = fit.sampling
         self._origin = dict(fit.origin)
         self._tokenizers_folder, self._result_path = fit.outputs
         self._catalog = fit.catalog
 
     def process(self, parts: Sequence[str]) -> Iterator[str]:
-        sample, hashes = sample_embeddings(parts, self._sample_rows)
+        sample, hashes = sample_embeddings(parts, self._sampling.sample_rows)
         _log.info("fit      on %s distinct embeddings", f"{len(sample):,}")
-        paths = paths_of_contents(self._catalog, hashes) if self._catalog else None
-        contents = fit_tokenizer(self._config, sample, self._origin, paths)
+        paths = paths_of_contents(self._catalog, hashes) if self._sampling.supervise else None
+        with report_progress(self._sampling.tensorboard, self._origin["fitted_at"]) as progress:
+            contents = fit_tokenizer(self._config, sample, self._origin, paths, progress)
         identity = tokenizer_id(contents)
         for name, data in contents.items():
             files.write_bytes(files.join(self._tokenizers_folder, identity, name), data)
@@ -132,17 +154,17 @@ class FitTokenizer(beam.PTransform):
 
     Attributes:
       config: of the tokenizer.
-      sample_rows: most distinct embeddings to fit on.
+      sampling: how many embeddings to fit on, and whether categories supervise.
       origin: what the embeddings are, stored with the tokenizer.
       outputs: folder of tokenizers, and path of the result (JSON).
-      catalog: `catalog` parts whose category paths supervise the levels; empty for none.
+      catalog: `catalog` parts, for their category paths.
     """
 
     config: QuantizerConfig
-    sample_rows: int
+    sampling: FitConfig
     origin: Mapping[str, Any]
     outputs: tuple[str, str]
-    catalog: tuple[str, ...] = ()
+    catalog: tuple[str, ...]
 
     def expand(self, parts: beam.PCollection[list[str]]) -> beam.PCollection[str]:
         return parts | "Fit" >> beam.ParDo(_Fit(self)).with_output_types(str)
