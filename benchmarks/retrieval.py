@@ -6,7 +6,8 @@
 Arguments are .npy files of unit-norm float32 embeddings. A catalog of R rows repeats them with
 isotropic noise of the given norm, renormalised; queries are other noisy copies. IDs are residual
 k-means codes of 3 x 256 fitted on the unrepeated rows, shared where they collide. Exact search is
-faiss.knn, what IndexFlatIP does, with the same threads. Both searches take turns; times are the best of all turns.
+faiss.knn, what IndexFlatIP does, with the same threads. Both searches take turns; times are the
+best of all turns.
 """
 
 from __future__ import annotations
