@@ -70,7 +70,7 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
     previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
     known = previous.is_valid().to_numpy(zero_copy_only=False)
     before = parent.take(previous)
-    reserved = pc.fill_null(before["reserved"], False).to_numpy(zero_copy_only=False)
+    reserved = before["retired_generation"].is_valid().to_numpy(zero_copy_only=False)
     equal = _equal(kept["content_hash"], before["content_hash"])
     unchanged = known & ~reserved & equal
     updated = known & ~reserved & ~equal
@@ -88,7 +88,7 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
         ],
         schema=schema,
     )
-    live_before = parent.filter(pc.invert(parent["reserved"]))
+    live_before = parent.filter(parent["retired_generation"].is_null())
     gone = pc.invert(pc.is_in(live_before["item_id"], value_set=kept["item_id"]))
     return Diff(
         catalog=kept.select(CATALOG.names).cast(CATALOG),
@@ -100,12 +100,21 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
 
 
 def _one_row_per_item(parent: pa.RecordBatch) -> pa.RecordBatch:
-    """Keeps an item's live row, else its reserved ID with the largest number.
+    """Keeps an item's live row, else the reserved ID it had last.
 
     An item that moved owns the ID it left as well as the one it has.
     """
-    keys = [("item_id", "ascending"), ("reserved", "ascending"), ("sid", "descending")]
-    ordered = parent.take(pc.sort_indices(parent, sort_keys=keys))
+    live = parent["retired_generation"].is_null()
+    order = pa.record_batch(
+        {
+            "item_id": parent["item_id"],
+            "live": live,
+            "retired_generation": parent["retired_generation"],
+            "sid": parent["sid"],
+        }
+    )
+    keys = [("item_id", "ascending"), *((name, "descending") for name in order.schema.names[1:])]
+    ordered = parent.take(pc.sort_indices(order, sort_keys=keys))
     return ordered.filter(pa.array(_run_starts(ordered["item_id"])))
 
 

@@ -19,19 +19,19 @@ _BATCH_ROWS = 1 << 16
 def parent_rows(batch: pa.RecordBatch, layout: SidLayout) -> pa.RecordBatch:
     """Turns rows of `items` (with `base_codes`) or of `reserved` (without) into `parent_schema`."""
     sid_type = pa.from_numpy_dtype(layout.dtype)
-    live = "base_codes" in batch.schema.names
-    if live:
+    if "base_codes" in batch.schema.names:
         codes = matrix_from_list(batch["base_codes"], layout.num_levels)
         base = pa.array(layout.pack(codes), sid_type)
+        retired = pa.nulls(batch.num_rows, pa.string())
     else:
-        base = pa.nulls(batch.num_rows, sid_type)
+        base, retired = batch["base_sid"], batch["retired_generation"]
     return pa.RecordBatch.from_arrays(
         [
             batch["item_id"],
             batch["content_hash"],
             batch["sid"],
             base,
-            pa.array([not live] * batch.num_rows, pa.bool_()),
+            retired,
         ],
         schema=parent_schema(sid_type),
     )
@@ -45,7 +45,7 @@ class _ReadParent(beam.DoFn):
 
     def process(self, path: str) -> Iterator[pa.RecordBatch]:
         with files.parquet_file(path) as file:
-            wanted = {"item_id", "content_hash", "sid", "base_codes"}
+            wanted = set(parent_schema(pa.int64()).names) | {"base_codes"}
             columns = [name for name in file.schema_arrow.names if name in wanted]
             for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
                 yield parent_rows(batch, self._layout)

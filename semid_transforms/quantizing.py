@@ -100,6 +100,7 @@ def retired_rows(retired: pa.RecordBatch) -> pa.RecordBatch:
         "content_hash": retired["content_hash"],
         "change": pa.array([Change.RETIRED.value] * rows, pa.string()),
         "sid": retired["sid"],
+        "base_sid": retired["base_sid"],
     }
     return pa.RecordBatch.from_arrays(
         [columns.get(field.name, pa.nulls(rows, field.type)) for field in schema], schema=schema

@@ -96,10 +96,7 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
     base[~retired] = layout.pack(matrix_from_list(coded, layout.num_levels))
     moving = np.zeros(batch.num_rows, bool)
     if identity.move_changed:
-        # A retired item that returns has no base codes on record: its SID's own codes stand in.
-        own = (sids >> np.uint64(layout.suffix_bits)) << np.uint64(layout.suffix_bits)
-        recorded = _numbers(pc.fill_null(batch["base_sid"], 0))
-        before = np.where(_mask(batch["base_sid"].is_valid()), recorded, own)
+        before = _numbers(pc.fill_null(batch["base_sid"], 0))
         moving = known & ~retired & (before != base)
     role = np.where(retired, RETIRE, np.where(known & ~moving, PIN, PLACE))
     goal = np.where(role == PLACE, base, sids)
@@ -334,6 +331,7 @@ def _reserve(
         [
             leaving["item_id"],
             leaving["sid"],
+            leaving["base_sid"],
             leaving["content_hash"],
             pa.array([stamp.generation] * rows, pa.string()),
             pa.array([stamp.time] * rows, schema.field("retired_timestamp").type),
