@@ -28,7 +28,18 @@ from schemas.arrays import matrix_from_list
 from schemas.config import fingerprint
 from schemas.manifest import Manifest
 from schemas.rejects import RejectReason
-from schemas.tables import Change, Placement, items_schema
+from schemas.tables import (
+    CATALOG,
+    NGRAMS,
+    REJECTS,
+    Change,
+    Placement,
+    changes_schema,
+    embedding_schema,
+    items_schema,
+    nodes_schema,
+    reserved_schema,
+)
 from semid_transforms import files
 from semid_transforms.quantizing import TOKENIZER_FILES, load_tokenizer
 
@@ -100,6 +111,9 @@ class _Checker:
         if len(self.problems) > damaged:
             return  # tables that are not what was written cannot be judged
         layout = SidLayout.from_json(self._manifest.fingerprints.layout)
+        self._check("schemas", 2, lambda: self._check_schemas(layout))
+        if len(self.problems) > damaged:
+            return
         self._check("rows per source", 1, self._check_sources)
         self._check("rejects", 1, self._check_rejects)
         items = self._read("items")
@@ -110,6 +124,7 @@ class _Checker:
         self._check("nodes", 3, lambda: self._check_nodes(layout))
         self._check("n-gram vocabulary", 3, lambda: self._check_vocabulary(items))
         self._check("reserved", 4, lambda: self._check_reserved(items))
+        self._check("changes", 4, lambda: self._check_changes(items))
         self._check("parent", 4, lambda: self._check_parent(items))
         tokenizer = self._check_tokenizer(layout)
         if tokenizer is not None:
@@ -157,6 +172,26 @@ class _Checker:
                         )
         yield len(self._manifest.files)
 
+    def _check_schemas(self, layout: SidLayout) -> Iterator[str | int]:
+        sid_type = pa.from_numpy_dtype(layout.dtype)
+        features = [feature["name"] for feature in self._manifest.config["ngrams"]]
+        expected = {
+            "items": items_schema(sid_type, features),
+            "reserved": reserved_schema(sid_type),
+            "nodes": nodes_schema(sid_type),
+            "ngrams": NGRAMS,
+            "embeddings": embedding_schema(),
+            "catalog": CATALOG,
+            "rejects": REJECTS,
+            "changes": changes_schema(sid_type),
+        }
+        parts = [(table, part) for table in expected for part in self._manifest.table(table)]
+        for table, part in parts:
+            with files.parquet_file(self._path(part.path)) as file:
+                if not file.schema_arrow.equals(expected[table]):
+                    yield f"{part.path}: schema is {file.schema_arrow}, expected {expected[table]}"
+        yield len(parts)
+
     def _check_sources(self) -> Iterator[str | int]:
         for source, counts in self._manifest.sources.items():
             if not counts.balanced:
@@ -188,11 +223,6 @@ class _Checker:
         yield rejects.num_rows
 
     def _check_items(self, items: pa.Table, layout: SidLayout) -> Iterator[str | int]:
-        features = [feature["name"] for feature in self._manifest.config["ngrams"]]
-        expected = items_schema(pa.from_numpy_dtype(layout.dtype), features)
-        if not items.schema.equals(expected):
-            yield f"schema is {items.schema}, expected {expected}"
-            return
         ids = items["item_id"]
         yield from (f"item_id {name!r} occurs twice" for name in _repeated(ids))
         codes = matrix_from_list(items["codes"], layout.num_levels)
@@ -315,6 +345,28 @@ class _Checker:
             yield from (f"SID {sid} is reserved twice" for sid in _repeated(reserved["sid"]))
         yield reserved.num_rows
 
+    def _check_changes(self, items: pa.Table) -> Iterator[str | int]:
+        """What changes/ announces is what items/ has, and every new item is announced."""
+        changes = self._read("changes")
+        counts = dict.fromkeys((change.value for change in Change), 0)
+        announced = pa.array([], pa.string())
+        if changes.num_rows:
+            for row in pc.value_counts(changes["change"]).to_pylist():
+                counts[row["values"]] = row["counts"]
+            now, new = _lookup(items, changes["item_id"], "sid"), changes["new_sid"]
+            same = pc.or_(_mask(pc.equal(now, new)), pc.and_(now.is_null(), new.is_null()))
+            for row in changes.filter(pc.invert(same)).to_pylist():
+                yield f"changes/ says item {row['item_id']!r} has SID {row['new_sid']}"
+            announced = changes["item_id"].combine_chunks()
+        for change, count in counts.items():
+            if count != self._manifest.counts.get(change, 0):
+                yield f"{count} items are {change}, the manifest counts {self._manifest.counts}"
+        first = pc.equal(items["first_generation"], self._manifest.generation)
+        here = items["item_id"].filter(first)
+        for name in here.filter(pc.invert(pc.is_in(here, announced))).to_pylist():
+            yield f"item {name!r} is live since this generation, and changes/ does not say so"
+        yield changes.num_rows
+
     def _check_parent(self, items: pa.Table) -> Iterator[str | int]:
         parent = self._manifest.parent
         if parent is None:
@@ -324,11 +376,19 @@ class _Checker:
         except UsageError:
             self.checks["parent (no longer kept)"] = 0
             return
-        folder = self._root.folder(parent)
-        old = pa.concat_tables(
-            files.read_table(files.join(folder, *part.path.split("/")), ["item_id", "sid"])
-            for part in before.table("items")
-        ).combine_chunks()
+        folder, columns = self._root.folder(parent), ["item_id", "sid"]
+        old, kept_back = (
+            pa.concat_tables(
+                [
+                    items.schema.empty_table().select(columns),
+                    *(
+                        files.read_table(files.join(folder, *part.path.split("/")), columns)
+                        for part in before.table(table)
+                    ),
+                ]
+            ).combine_chunks()
+            for table in ("items", "reserved")
+        )
         now = _lookup(items, old["item_id"], "sid")
         kept = _mask(pc.equal(now, old["sid"]))
         changes = self._read("changes")
@@ -344,6 +404,12 @@ class _Checker:
             change = Change.RETIRED.value if new is None else Change.MOVED.value
             if said.get(name) != (change, sid, new):
                 yield f"item {name!r} had SID {sid}, has {new}, and changes/ does not say so"
+        owned = [items.select(columns), self._read("reserved", columns)]
+        owned_now = pa.concat_tables([table for table in owned if table.num_rows])
+        owned_before = pa.concat_tables([old, kept_back])
+        lost = owned_before.join(owned_now, columns, join_type="left anti")
+        for row in lost.sort_by("item_id").to_pylist():
+            yield f"SID {row['sid']} belonged to item {row['item_id']!r} and is not reserved for it"
         yield old.num_rows
 
     def _check_tokenizer(self, layout: SidLayout) -> Quantizer | None:
