@@ -12,13 +12,20 @@ from semid_transforms import files
 
 def read_categories(items: pa.ChunkedArray, catalog: Sequence[str]) -> pa.Array | None:
     """Returns the category path of every item id, in order; None when no item has one."""
-    if not catalog:
-        return None
-    table = pa.concat_tables(
-        files.read_table(part, ["item_id", "category_path"]) for part in catalog
-    )
-    paths = table["category_path"].combine_chunks()
+    paths = read_column(items, catalog, "category_path")
     if not pc.any(pc.greater(pc.fill_null(pc.list_value_length(paths), 0), 0)).as_py():
         return None
+    return paths
+
+
+def read_column(items: pa.ChunkedArray, catalog: Sequence[str], column: str) -> pa.Array:
+    """Returns a catalog column for every item id, in order; null where the catalog lacks it.
+
+    Args:
+      items: N item ids.
+      catalog: paths of `catalog` parts, at least one.
+      column: of `schemas.tables.CATALOG`.
+    """
+    table = pa.concat_tables(files.read_table(part, ["item_id", column]) for part in catalog)
     rows = pc.index_in(items.combine_chunks(), value_set=table["item_id"].combine_chunks())
-    return paths.take(rows)
+    return table[column].combine_chunks().take(rows)

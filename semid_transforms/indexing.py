@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.ngrams import NgramFeature, count_ngrams
+from models.node_labels import node_labels, row_terms
 from models.sid import SidLayout
 from models.trie import Trie
 from models.trie_build import build_trie
@@ -20,7 +21,7 @@ from models.trie_file import write_trie
 from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import NGRAMS, nodes_schema
 from semid_transforms import files
-from semid_transforms.catalog import read_categories
+from semid_transforms.catalog import read_categories, read_column
 from semid_transforms.measuring import measure
 from semid_transforms.quantizing import load_tokenizer
 
@@ -47,17 +48,19 @@ def write_trie_file(items: Sequence[str], path: str, layout: SidLayout, shared: 
 
 
 def describe_nodes(
-    trie: Trie, items: pa.Table, categories: pa.Array | None
+    trie: Trie, items: pa.Table, categories: pa.Array | None, titles: pa.Array
 ) -> Iterator[pa.RecordBatch]:
     """Describes every trie node of depth 1 to L.
 
     A node's label is the category most of its items have: their path's first `depth` names decide,
-    the last of them is the label. Its exemplar is the item with the smallest quantization error.
+    the last of them is the label. In a catalog without categories it is the most distinctive words
+    of the titles. A node's exemplar is its item with the smallest quantization error.
 
     Args:
       trie: over the items.
       items: item_id and quantization_error of every row, in row order.
       categories: list<string> of every row, or None.
+      titles: string of every row.
 
     Yields:
       `nodes_schema` batches in trie order, depth by depth.
@@ -65,6 +68,7 @@ def describe_nodes(
     schema = nodes_schema(pa.from_numpy_dtype(trie.layout.dtype))
     errors = items["quantization_error"].to_numpy()
     item_ids = items["item_id"].combine_chunks()
+    words = node_labels(trie, row_terms(titles.to_pylist())) if categories is None else []
     for depth in range(1, trie.layout.num_levels + 1):
         named = None if categories is None else _category_numbers(categories, depth)
         for start in range(0, trie.num_nodes[depth - 1], _NODE_ROWS):
@@ -73,9 +77,11 @@ def describe_nodes(
             first, last = int(nodes.first_rows[0]), int(nodes.stop_rows[-1])
             node = np.repeat(np.arange(stop - start), nodes.item_counts)
             best = np.lexsort((errors[first:last], node))[nodes.first_rows - first] + first
-            labels = pa.nulls(stop - start, pa.string())
             if named is not None:
                 labels = _majority(named[0][first:last], node, stop - start, named[1])
+            else:
+                names = [name or None for name in words[depth - 1][start:stop]]
+                labels = pa.array(names, pa.string())
             yield pa.RecordBatch.from_arrays(
                 [
                     pa.array(np.full(stop - start, depth, np.int32)),
@@ -124,8 +130,9 @@ def write_nodes(trie: Trie, items: Sequence[str], catalog: Sequence[str], path: 
         files.read_table(part, ["item_id", "quantization_error"]) for part in items
     )
     categories = read_categories(table["item_id"], catalog)
+    titles = read_column(table["item_id"], catalog, "title")
     schema = nodes_schema(pa.from_numpy_dtype(trie.layout.dtype))
-    return files.write_table(path, schema, describe_nodes(trie, table, categories))
+    return files.write_table(path, schema, describe_nodes(trie, table, categories, titles))
 
 
 def count_vocabulary(codes: np.ndarray, layout: SidLayout, feature: NgramFeature) -> pa.RecordBatch:
