@@ -109,6 +109,8 @@ def show_sid(view: View, text: str, limit: int = 10) -> dict[str, Any]:
     try:
         if text.isdecimal() and layout.num_levels > 1:
             packed = int(text)
+            if packed >> layout.bits:
+                raise ValueError(f"{text} is above {(1 << layout.bits) - 1}, the layout's last SID")
         else:
             codes, suffix = parse_codes(text)
             if len(codes) != layout.num_levels:
@@ -121,6 +123,13 @@ def show_sid(view: View, text: str, limit: int = 10) -> dict[str, Any]:
         raise UsageError(f"--sid: {error}") from error
     rows = view.items_in(packed, packed)
     if not rows.num_rows:
+        for path in view.paths("reserved"):
+            table = files.read_table(path)
+            for old in table.filter(pc.equal(table["sid"], packed)).to_pylist():
+                raise UsageError(
+                    f"SID {text} stays reserved for item {old['item_id']!r}, which left it in "
+                    f"generation {old['retired_generation']}"
+                )
         raise UsageError(f"no item of generation {view.generation} has SID {text}")
     return show_item(view, rows["item_id"][0].as_py(), limit)
 
