@@ -172,7 +172,10 @@ def train_autoencoder(
             found = codebooks.quantize(latents)
             spare = _draw(settings.batch_size, max(config.codebook_sizes), generator)
             codebooks.follow(found, config.ema_decay, spare)
-            loss = squared_error(decode(through(latents, found.quantized)), target)
+            # Paired rows are there to be parted: reconstructing them too would bend the encoder
+            # towards the dense regions they come from.
+            quantized = through(latents, found.quantized)[paired:]
+            loss = squared_error(decode(quantized), target[paired:])
             loss = loss + losses.commitment * commitment_loss(latents, found)
             if losses.balance > 0:
                 # Deeper levels come out even by themselves: .95 of K and more, the first .89.

@@ -12,8 +12,8 @@ import torch
 # a search over 64 dimensions were measured within 1e-6 of float64 on the same scale, so 1e-4
 # leaves two orders of magnitude and sends fewer than 1 % of items to the float64 path.
 NEAR_TIE = 1e-4
-# Rows searched at once: their scores against 256 codewords (2 MB) stay within the cache.
-SEARCH_ROWS = 2048
+# Rows searched at once: their scores against 256 codewords (1 MB) stay within the cache.
+SEARCH_ROWS = 1024
 
 
 class CodewordTensors:
