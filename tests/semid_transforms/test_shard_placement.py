@@ -1,0 +1,192 @@
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.ngrams import NgramFeature
+from models.sid import SidLayout
+from schemas.tables import coded_schema, items_schema, reserved_schema
+from semid_transforms.placing import ShardPlan
+from semid_transforms.routing import empty_batch
+from semid_transforms.shard_placement import (
+    Identity,
+    ParentShard,
+    Stamp,
+    assign_roles,
+    place_rows,
+    settle_rows,
+)
+
+LAYOUT = SidLayout.fitting((4, 4, 4))
+STAMP = Stamp("000002-b", "t" * 64, datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
+BOOKS = tuple(np.arange(4, dtype=np.float32)[:, None] * step for step in (100, 10, 1))
+
+
+def sid(*codes, suffix=0):
+    return int(LAYOUT.pack(np.array([codes]), np.array([suffix]))[0])
+
+
+def identity(policy="reassign", move=False):
+    return Identity(LAYOUT, policy, move)
+
+
+def coded(*rows):
+    """Rows of (item id, change, SID or None, old base codes or None, base codes or None)."""
+    return pa.RecordBatch.from_pylist(
+        [
+            {
+                "item_id": name,
+                "content_hash": name.encode().ljust(16, b"."),
+                "change": change,
+                "sid": own,
+                "base_sid": None if before is None else sid(*before),
+                "base_codes": base,
+                "quantization_error": None if base is None else 0.5,
+                "part": None if base is None else "part",
+                "part_row": None if base is None else number,
+            }
+            for number, (name, change, own, before, base) in enumerate(rows)
+        ],
+        coded_schema(pa.int64()),
+    )
+
+
+def place(batch, policy="reassign", move=False, parent=None):
+    """Runs a shard that holds the whole SID space."""
+    empty = ParentShard(
+        empty_batch(items_schema(pa.int64(), ())), empty_batch(reserved_schema(pa.int64()))
+    )
+    parent = parent or empty
+    routed, _ = assign_roles(batch, identity(policy, move))
+    rows = settle_rows([routed], parent.occupied, identity(policy, move))
+    contested = rows.filter(rows["contested"])
+    base = np.array(contested["base_codes"].to_pylist()).reshape(-1, 3)
+    latents = (base @ [100, 10, 1]).astype(np.float32)[:, None]
+    return place_rows(
+        rows, latents, parent, BOOKS, identity(policy, move), STAMP, (NgramFeature("unigram"),)
+    )
+
+
+def parent_of(placed, **_):
+    items = placed.items.select(items_schema(pa.int64(), ()).names)
+    return ParentShard(items, placed.reserved)
+
+
+def where(placed):
+    return {
+        row["item_id"]: (tuple(row["codes"]), row["suffix"], row["placement"])
+        for row in placed.items.to_pylist()
+    }
+
+
+def test_an_item_alone_keeps_its_codes_and_rivals_share_the_neighbourhood():
+    placed = place(
+        coded(
+            ("a", "new", None, None, [1, 2, 3]),
+            ("b", "new", None, None, [1, 0, 0]),
+            ("c", "new", None, None, [1, 0, 0]),
+        )
+    )
+    found = where(placed)
+    assert found["a"] == ((1, 2, 3), 0, "nearest")
+    assert sorted((found["b"], found["c"])) == [
+        ((1, 0, 0), 0, "nearest"),
+        ((1, 0, 1), 0, "reassigned"),
+    ]
+    assert placed.items["sid"].to_pylist() == sorted(placed.items["sid"].to_pylist())
+    assert placed.items["unigram"][0].as_py() == [1, 4, 8]
+    assert {row["change"] for row in placed.changes.to_pylist()} == {"new"}
+
+
+def test_a_full_neighbourhood_spills_then_numbers():
+    rows = [(f"i{n:02d}", "new", None, None, [2, 1, 1]) for n in range(20)]
+    placements = [placement for _, _, placement in where(place(coded(*rows))).values()]
+    counts = {name: placements.count(name) for name in set(placements)}
+    assert counts == {"nearest": 1, "reassigned": 3, "spilled": 12, "suffixed": 4}
+
+
+def test_who_arrives_first_does_not_matter():
+    rows = [(f"i{n:02d}", "new", None, None, [2, n % 2, 1]) for n in range(20)]
+    assert (
+        place(coded(*rows))
+        .items.drop_columns(["quantization_error"])
+        .equals(place(coded(*rows[::-1])).items.drop_columns(["quantization_error"]))
+    )
+
+
+def test_published_items_stay_and_their_ids_are_taken():
+    before = parent_of(place(coded(("old", "new", None, None, [0, 0, 0]))))
+    after = place(coded(("new", "new", None, None, [0, 0, 0])), parent=before)
+    assert where(after)["old"] == ((0, 0, 0), 0, "nearest")
+    assert where(after)["new"] == ((0, 0, 1), 0, "reassigned")
+    old = next(row for row in after.items.to_pylist() if row["item_id"] == "old")
+    assert old == {**before.items.to_pylist()[0], "unigram": [0, 4, 8]}
+
+
+def test_a_retired_item_leaves_its_id_behind_and_gets_it_back():
+    first = place(coded(("a", "new", None, None, [0, 0, 0])))
+    own = sid(0, 0, 0)
+    gone = place(coded(("a", "retired", own, (0, 0, 0), None)), parent=parent_of(first))
+    assert gone.items.num_rows == 0
+    assert gone.reserved.to_pylist() == [
+        {
+            "item_id": "a",
+            "sid": own,
+            "base_sid": own,
+            "content_hash": b"a".ljust(16, b"."),
+            "retired_generation": "000002-b",
+            "retired_timestamp": STAMP.time,
+        }
+    ]
+    other = place(coded(("b", "new", None, None, [0, 0, 0])), parent=parent_of(gone))
+    assert where(other)["b"][0] != (0, 0, 0)
+    back = place(coded(("a", "new", own, (0, 0, 0), [0, 0, 0])), parent=parent_of(gone))
+    assert where(back) == {"a": ((0, 0, 0), 0, "nearest")}
+    assert back.reserved.num_rows == 0
+    assert back.changes.to_pylist() == [
+        {"item_id": "a", "change": "new", "old_sid": own, "new_sid": own}
+    ]
+
+
+@pytest.mark.parametrize("move", [False, True])
+def test_a_changed_item_stays_or_moves_as_configured(move):
+    first = place(coded(("a", "new", None, None, [0, 0, 0])))
+    own, goal = sid(0, 0, 0), sid(3, 3, 3)
+    batch = coded(("a", "updated", own, (0, 0, 0), [3, 3, 3]))
+    routed, shards = assign_roles(batch, identity(move=move))
+    assert routed["role"].to_pylist() == (["place", "vacate"] if move else ["pin"])
+    assert shards.tolist() == ([goal, own] if move else [own])
+    after = place(batch, move=move, parent=parent_of(first))
+    (change,) = after.changes.to_pylist()
+    assert change["old_sid"] == own
+    if move:
+        assert (change["change"], change["new_sid"]) == ("moved", goal)
+        assert after.reserved["sid"].to_pylist() == [own]
+    else:
+        assert (change["change"], change["new_sid"]) == ("updated", own)
+        assert where(after) == {"a": ((0, 0, 0), 0, "spilled")}
+    assert after.items["base_codes"].to_pylist() == [[3, 3, 3]]
+
+
+def test_suffixes_number_and_sharing_shares():
+    rows = [(f"i{n}", "new", None, None, [1, 1, 1]) for n in range(3)]
+    numbered = where(place(coded(*rows), "suffix"))
+    assert sorted(suffix for _, suffix, _ in numbered.values()) == [0, 1, 2]
+    shared = place(coded(*rows), "none")
+    assert set(shared.items["sid"].to_pylist()) == {sid(1, 1, 1)}
+
+
+def test_a_plan_sends_every_sid_to_one_shard_and_finds_the_parents_parts():
+    plan = ShardPlan(
+        starts=(0, 100, 200),
+        parent_starts=(0, 150),
+        parent_folder="gen",
+        parent_parts=frozenset({"items/part-00000.parquet", "items/part-00001.parquet"}),
+    )
+    sids = np.array([0, 99, 100, 199, 200, (1 << 64) - 1], np.uint64)
+    assert plan.shard_of(sids).tolist() == [0, 0, 1, 1, 2, 2]
+    assert [plan.bounds(n) for n in range(3)] == [(0, 99), (100, 199), (200, (1 << 64) - 1)]
+    parts = [[path[-7 - 2] for path in plan.parent_files("items", n)] for n in range(3)]
+    assert parts == [["0"], ["0", "1"], ["1"]]
+    assert plan.parent_files("reserved", 0) == []
