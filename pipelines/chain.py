@@ -233,7 +233,7 @@ class Chain:
     def index(self, fit: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
         """Builds trie, nodes, n-gram vocabulary and quality table, or links the parent's."""
         run = self._run
-        if not place["written"] and self._same_categories():
+        if not place["written"] and self._same_labels():
             assert self._parent.generation is not None
             link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
             parent_folder = self._job.root.folder(self._parent.generation)
@@ -316,14 +316,14 @@ class Chain:
     def _sid_type(self) -> pa.DataType:
         return pa.from_numpy_dtype(self._layout.dtype)
 
-    def _same_categories(self) -> bool:
-        """True when labels and category agreement are the parent's.
+    def _same_labels(self) -> bool:
+        """True when node labels and category agreement are the parent's.
 
-        A category path can change without the content that is embedded.
+        A category path or title can change without the content that is embedded.
         """
         ours = files.list_files(self._run.output("catalog"), ".parquet")
         theirs = self._parent_paths("catalog")
-        columns = ["item_id", "category_path"]
+        columns = ["item_id", "category_path", "title"]
         return len(ours) == len(theirs) and all(
             files.read_table(left, columns).equals(files.read_table(right, columns))
             for left, right in zip(ours, theirs, strict=True)

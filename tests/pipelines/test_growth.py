@@ -143,6 +143,8 @@ def test_labels_follow_the_catalog_though_no_id_changes(copied, vector_root, vec
     night(root, vector_catalog)
     # Without categories the words of the titles name the nodes; every title here is "content ...".
     assert {row["label"] for row in jobs.table(root, "nodes").to_pylist()} == {None, "content"}
+    night(root, [{**row, "title": "sofa"} for row in vector_catalog])
+    assert {row["label"] for row in jobs.table(root, "nodes").to_pylist()} == {None, "sofa"}
 
 
 def test_other_ngram_features_rewrite_the_columns_and_keep_the_ids(vectors):
