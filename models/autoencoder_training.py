@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.codebook_training import LearningCodebooks, Quantization
+from models.codebook_training import LearningCodebooks
 from models.config import RqvaeConfig, TrainingConfig
 from models.dense import DenseNetwork
 from models.input_scaling import InputScaling
@@ -18,13 +18,11 @@ from models.losses import (
     balance_loss,
     commitment_loss,
     rotated,
-    separation_loss,
     squared_error,
     straight_through,
-    uniqueness_loss,
 )
 from models.mlp import ResidualMlp, dense_network
-from models.pair_mining import MINED_ROWS, SharedPairs
+from models.pair_mining import MINED_ROWS, SharedPairs, pair_loss, paired_depths
 from models.tag_supervision import TagHeads, TagSupervision
 from models.tags import TagTable
 from models.training_state import TrainingState
@@ -186,7 +184,7 @@ def train_autoencoder(
                 half = len(rows_of) // 2
                 left, right = slice(start, start + half), slice(start + half, start + 2 * half)
                 start += 2 * half
-                loss = loss + _pair_loss(config, latents, target, found, depth, left, right)
+                loss = loss + pair_loss(config, latents, target, found, depth, left, right)
             if networks.supervision is not None and tags is not None:
                 prefixes = [through(latents, anchor) for anchor in found.anchors]
                 aligned, predicted = networks.supervision.losses(prefixes, tags[chosen])
@@ -214,46 +212,6 @@ def train_autoencoder(
         _train_decoder(config, state, in_blocks(encode, rows[train]), targets[train])
     scalars = _measure(state, rows, targets, tags, held_out)
     return _export(state, scaling, inputs.tags, scalars)
-
-
-def paired_depths(config: RqvaeConfig) -> dict[int, int]:
-    """Returns, by prefix length, how many pairs of items that share it a batch gets.
-
-    Half of the paired rows share all codes; the prefixes of length 2 to L-1 share the other half.
-    """
-    losses, levels = config.losses, len(config.codebook_sizes)
-    pairs = int(config.training.batch_size * losses.paired_rows / 2)
-    inner = list(range(2, levels)) if losses.separation > 0 else []
-    if pairs == 0 or losses.separation == losses.uniqueness == 0:
-        return {}
-    if not inner:
-        return {levels: pairs}
-    return dict.fromkeys(inner, max(1, pairs // 2 // len(inner))) | {levels: pairs - pairs // 2}
-
-
-def _pair_loss(
-    config: RqvaeConfig,
-    latents: torch.Tensor,
-    targets: torch.Tensor,
-    found: Quantization,
-    depth: int,
-    left: slice,
-    right: slice,
-) -> torch.Tensor:
-    """Separation, and for colliding items uniqueness, of pairs drawn for sharing `depth` codes."""
-    losses = config.losses
-    same = (found.codes[left, :depth] == found.codes[right, :depth]).all(dim=1).to(latents)
-    weights = same
-    if depth < len(config.codebook_sizes):
-        # Like items may share a prefix, so unlike ones are parted first.
-        weights = same * (targets[left] - targets[right]).square().sum(dim=1)
-    before = latents - (latents.detach() - found.residuals[depth - 1])
-    loss = losses.separation * separation_loss(before[left], before[right], weights)
-    if depth == len(config.codebook_sizes) and losses.uniqueness > 0:
-        loss = loss + losses.uniqueness * uniqueness_loss(
-            latents[left], latents[right], same, losses.uniqueness_margin
-        )
-    return loss
 
 
 def training_device(settings: TrainingConfig) -> torch.device:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import autoencoder_training, metrics
+from models import metrics, pair_mining
 from models.autoencoder_training import train_autoencoder
 from models.codebook_training import LearningCodebooks
 from models.config import LossConfig, RqkmeansConfig, RqvaeConfig, TrainingConfig
@@ -115,7 +115,7 @@ def test_f_the_uniqueness_loss_acts_on_pairs_that_collide(rows, monkeypatch):
         calls.append((float(loss), float(gradient.norm()), int((weights > 0).sum())))
         return loss
 
-    monkeypatch.setattr(autoencoder_training, "uniqueness_loss", spy)
+    monkeypatch.setattr(pair_mining, "uniqueness_loss", spy)
     fit_rqvae(CONFIG, rows)
     losses, gradients, pairs = zip(*calls, strict=True)
     # 2,000 clustered rows in 4,096 cells collide all the time; with the codes transposed, or
