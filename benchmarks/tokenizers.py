@@ -1,7 +1,7 @@
 """Fits every tokenizer and the public baselines on the same embeddings and prints one table.
 
   python benchmarks/tokenizers.py ITEMS.parquet...                      # seeds 0, 1, 2; medians
-  python benchmarks/tokenizers.py ITEMS.parquet --only rqvae,rqkmeans --seeds 0
+  python benchmarks/tokenizers.py ITEMS.parquet --only "rqvae;rqkmeans" --seeds 0
   python benchmarks/tokenizers.py ITEMS.parquet --equal-time 10,20,40   # quality against seconds
   python benchmarks/tokenizers.py ITEMS.parquet --ablations             # losses and tags off and on
   pip install vector-quantize-pytorch                                   # adds its rows
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("items", nargs="+", help="Parquet files of items")
     parser.add_argument("--cache", default="build/embeddings", help="folder of embeddings")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", default="", help="names of tokenizers, by commas")
+    parser.add_argument("--only", default="", help="names of tokenizers, by semicolons")
     parser.add_argument("--equal-time", default="", help="seconds, by commas")
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--json", help="file that gets the table's numbers")
