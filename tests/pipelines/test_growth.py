@@ -204,7 +204,7 @@ STEP = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEP, min_size=3, max_size=3))
 def test_any_sequence_of_nights_keeps_every_promise(tmp_path_factory, steps):
     """Adds, edits, removals, returns, other orders and shards: the invariants hold each night.
