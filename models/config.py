@@ -81,8 +81,8 @@ class LossConfig:
     """
 
     commitment: float = 0.25
-    balance: float = 0.05
-    separation: float = 0.5
+    balance: float = 0.07
+    separation: float = 0.4
     paired_rows: float = 0.125
     uniqueness: float = 0.0
     uniqueness_margin: float = 0.9
@@ -150,7 +150,7 @@ class RqvaeConfig:
     """
 
     codebook_sizes: tuple[int, ...] = DEFAULT_SIZES
-    latent_dim: int = 40
+    latent_dim: int = 48
     hidden: tuple[int, ...] = (768,)
     shortcut: bool = True
     whitening: float = 0.0
