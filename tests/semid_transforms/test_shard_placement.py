@@ -190,3 +190,12 @@ def test_a_plan_sends_every_sid_to_one_shard_and_finds_the_parents_parts():
     parts = [[path[-7 - 2] for path in plan.parent_files("items", n)] for n in range(3)]
     assert parts == [["0"], ["0", "1"], ["1"]]
     assert plan.parent_files("reserved", 0) == []
+
+
+@pytest.mark.parametrize("change", ["updated", "new"])
+def test_equal_base_codes_move_nothing_though_the_item_was_reassigned(change):
+    """An edit within its cell, and a return with the same content, under `on_change: reassign`."""
+    batch = coded(("a", change, sid(0, 0, 1), (0, 0, 0), [0, 0, 0]))
+    routed, shards = assign_roles(batch, identity(move=True))
+    assert routed["role"].to_pylist() == ["pin"]
+    assert shards.tolist() == [sid(0, 0, 1)]
