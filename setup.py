@@ -32,6 +32,7 @@ setup(
         "transformers>=5.23,<6",
     ],
     extras_require={
+        "bench": ["marisa-trie>=1.4", "vector-quantize-pytorch>=1.32"],
         "cpu": ["faiss-cpu>=1.15"],
         "gpu": ["faiss-gpu>=1.7.2"],
         "test": [

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from models.sid import SidLayout
 from pipelines.errors import InputRefusedError, MismatchError, UsageError
 from pipelines.job import Job
 from pipelines.root import Published
-from pipelines.settings import Settings
+from pipelines.settings import Settings, check_features
 from schemas.config import canonical_json, fingerprint
 from schemas.manifest import SCHEMA_VERSION
 from semid_transforms import files
@@ -88,6 +89,10 @@ def check_matches(
         if wanted != found
     ]
     if not refit:
+        try:
+            check_features(settings, SidLayout.from_json(published.layout))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         config = parent.manifest.config
         differences += _tokenizer_differences(
             settings.job.quantizer, settings.to_json()["quantizer"], config["quantizer"]

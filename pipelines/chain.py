@@ -107,7 +107,7 @@ class Chain:
             embeddings=run.output("embeddings"),
             origin=run.scratch("origin"),
             prefix=f"part-{run.generation[:6]}",
-            known=(*carried, *self._fitted_embeddings()),
+            known=(*carried, *self._kept_embeddings()),
         )
         changed = files.list_files(run.scratch("read", "changed"))
         if not self._catalog.brings_embeddings:
@@ -269,8 +269,8 @@ class Chain:
         )
         self._job.root.publish(manifest, self._parent)
         run.discard()
-        for folder in self._fit_runs():  # what they embedded is published now
-            files.remove_tree(folder)
+        for fitted in kept_runs(self._job.root, {"command": "fit", **self._same_encoder()}):
+            fitted.discard()  # what it embedded is published now
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         return Outcome(manifest, metrics, results)
 
@@ -299,17 +299,16 @@ class Chain:
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
         )
 
-    def _fit_runs(self) -> list[str]:
-        inputs = {"command": "fit", "encoder": self._catalog.encoder["fingerprint"]}
-        return kept_runs(self._job.root, inputs)
+    def _same_encoder(self) -> dict[str, Any]:
+        return {"encoder": self._catalog.encoder["fingerprint"]}
 
-    def _fitted_embeddings(self) -> list[str]:
-        """Returns the embeddings that `semid fit` made under this root with the same encoder."""
+    def _kept_embeddings(self) -> list[str]:
+        """Returns embeddings under this root that other runs made and did not publish."""
         return [
             path
-            for folder in self._fit_runs()
-            if folder != self._run.folder
-            for path in files.list_files(files.join(folder, "generation", "embeddings"), ".parquet")
+            for other in kept_runs(self._job.root, self._same_encoder())
+            if other.key != self._run.key
+            for path in files.list_files(other.output("embeddings"), ".parquet")
         ]
 
     @property

@@ -200,14 +200,16 @@ def _verify(options: argparse.Namespace, _: list[str]) -> int:
 
 def _metrics(options: argparse.Namespace, _: list[str]) -> int:
     from pipelines.compare import compare
+    from pipelines.published_tables import PublishedTables
     from pipelines.root import Root
     from pipelines.summary import comparison_text, definitions_text, metrics_text
     from semid_transforms import files
 
     root = Root(options.root)
     generation, manifest = root.require_published()
-    metrics = json.loads(files.read_bytes(files.join(root.folder(generation), "metrics.json")))
-    compared = compare(root, generation, manifest, options.compare) if options.compare else {}
+    tables = PublishedTables(root, generation, manifest)
+    metrics = json.loads(files.read_bytes(tables.path("metrics.json")))
+    compared = compare(tables, options.compare) if options.compare else {}
     texts = [f"generation {generation}", metrics_text(metrics)]
     texts += [comparison_text(compared)] if compared else []
     _print(

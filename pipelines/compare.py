@@ -11,22 +11,18 @@ import pyarrow.compute as pc
 
 from models.metrics import quality
 from pipelines.errors import UsageError
+from pipelines.published_tables import PublishedTables
 from pipelines.root import Root
-from schemas.manifest import Manifest
 from semid_transforms import files
 from semid_transforms.measuring import Sample, sample_items
 from semid_transforms.quantizing import load_tokenizer
 
 
-def compare(
-    root: Root, generation: str, manifest: Manifest, others: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def compare(tables: PublishedTables, others: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Measures the published base codes and others on one sample of items.
 
     Args:
-      root: where the generation is.
-      generation: its id.
-      manifest: its manifest.
+      tables: the generation.
       others: ids (or first digits) of tokenizers under ROOT, or Parquet files with `item_id` and a
         list of codes, numbers or strings, in a column `codes` or `sid`.
 
@@ -36,12 +32,11 @@ def compare(
     Raises:
       UsageError: a name is neither, or a file does not fit.
     """
-
-    def parts(table: str) -> list[str]:
-        return [files.join(root.folder(generation), part.path) for part in manifest.table(table)]
-
+    root, manifest = tables.root, tables.manifest
     published = load_tokenizer(root.tokenizer_folder(manifest.fingerprints.tokenizer))
-    sample = sample_items(parts("items"), parts("embeddings"), parts("catalog"), published)
+    sample = sample_items(
+        tables.paths("items"), tables.paths("embeddings"), tables.paths("catalog"), published
+    )
     codes = sample.base_codes
     compared = {
         "published": _measure(sample, codes, published.codebook_sizes, published.decode(codes))

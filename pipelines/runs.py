@@ -118,24 +118,36 @@ def open_run(
             _log.info("resuming run %s", key)
         else:
             started = as_of or datetime.datetime.now(datetime.UTC)
-            files.write_bytes(path, json.dumps({"time": started.isoformat(), **inputs}).encode())
+            said = {
+                "time": started.isoformat(),
+                "generation": generation,
+                "publishes": publishes,
+                "inputs": inputs,
+            }
+            files.write_bytes(path, json.dumps(said, indent=1).encode())
         yield Run(root, key, generation, started, publishes)
 
 
-def kept_runs(root: Root, inputs: dict[str, Any]) -> list[str]:
-    """Returns the scratch folders of runs that have all these inputs and embedded their items."""
+def kept_runs(root: Root, inputs: dict[str, Any]) -> list[Run]:
+    """Returns the unfinished runs that have all these inputs and have embedded their items.
+
+    Runs that fit a tokenizer never publish, and runs that were refused may never be resumed, but
+    what they embedded can serve others.
+    """
     try:
         found = files.match([files.join(root.path, "runs", "*", "run.json")])
     except FileNotFoundError:
         return []
-    folders = []
+    runs = []
     for file in found:
         folder = file.path.rsplit("/", 1)[0]
         said = json.loads(files.read_bytes(file.path))
-        same = all(said.get(name) == value for name, value in inputs.items())
+        same = all(said["inputs"].get(name) == value for name, value in inputs.items())
         if same and files.exists(files.join(folder, "embed.json")):
-            folders.append(folder)
-    return folders
+            time = datetime.datetime.fromisoformat(said["time"])
+            key = folder.rsplit("/", 1)[-1]
+            runs.append(Run(root, key, said["generation"], time, said["publishes"]))
+    return runs
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def parse_settings(value: Any) -> Settings:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"ngrams: {', '.join(repeated)} is listed twice; one column per feature")
     settings = Settings(job, kind, config, features)
-    _check_features(settings)
+    check_features(settings, settings.layout)
     return settings
 
 
@@ -141,10 +141,14 @@ def require_levels(settings: Settings) -> None:
         )
 
 
-def _check_features(settings: Settings) -> None:
-    """Lays every feature out, so that a misfit shows before anything starts."""
+def check_features(settings: Settings, layout: SidLayout) -> None:
+    """Lays every feature out, so that a misfit shows before anything starts.
+
+    Raises:
+      ValueError: a feature needs more levels than there are, or its ids do not fit.
+    """
     for number, feature in enumerate(settings.features):
         try:
-            vocabulary_size(settings.layout.codebook_sizes, feature)
+            vocabulary_size(layout.codebook_sizes, feature)
         except ValueError as error:
             raise ValueError(f"ngrams.{number} ({feature.name}): {error}") from error

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from models.sid import SidLayout, format_codes, parse_codes
 from pipelines.errors import UsageError
+from pipelines.published_tables import PublishedTables
 from pipelines.root import Root
-from schemas.manifest import Manifest
 from semid_transforms import files
 from semid_transforms.placing import ShardPlan, read_range
 
@@ -23,28 +23,13 @@ _COLUMNS = pa.schema(
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """A published generation, opened for looking things up.
-
-    Attributes:
-      root: where it is.
-      generation: its id.
-      manifest: its manifest.
-    """
-
-    root: Root
-    generation: str
-    manifest: Manifest
+class View(PublishedTables):
+    """A published generation, opened for looking things up."""
 
     @property
     def layout(self) -> SidLayout:
         """Layout of its SIDs."""
         return SidLayout.from_json(self.manifest.fingerprints.layout)
-
-    def paths(self, table: str) -> list[str]:
-        """Paths of a table's parts."""
-        folder = self.root.folder(self.generation)
-        return [files.join(folder, part.path) for part in self.manifest.table(table)]
 
     def items_in(self, first: int, last: int) -> pa.RecordBatch:
         """Returns the items with SIDs in an inclusive range, in SID order."""

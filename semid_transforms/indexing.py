@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Sequence
 
@@ -158,12 +157,11 @@ def write_vocabulary(
     items: Sequence[str], path: str, layout: SidLayout, features: Sequence[NgramFeature]
 ) -> int:
     """Writes the `ngrams` table over all items and returns its rows."""
-    codes = functools.reduce(
-        lambda left, right: np.concatenate([left, right]),
-        (
+    codes = np.concatenate(
+        [
             matrix_from_list(files.read_table(part, ["codes"])["codes"], layout.num_levels)
             for part in items
-        ),
+        ]
     )
     return files.write_table(
         path, NGRAMS, (count_vocabulary(codes, layout, feature) for feature in features)

@@ -21,10 +21,8 @@ def test_the_template_publishes_a_generation(tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(SETTINGS), "utf-8")
     patterns = f"{tmp_path}/a.jsonl;{tmp_path}/b.jsonl"
     root = tmp_path / "root"
-    main(
-        ["--catalog", patterns, "--root", str(root), "--config", str(config)]
-        + ["--runner", "FnApiRunner"]
-    )
+    where = ["--catalog", patterns, "--root", str(root), "--config", str(config)]
+    main([*where, "--runner", "FnApiRunner"])
     assert set(sids(root)) == set(contents)
     assert_sound(root)
 

@@ -1,0 +1,98 @@
+"""Invariants of identity: what was published stays, and what changed is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import UsageError
+from pipelines.published_tables import PublishedTables, lookup, repeated, to_mask
+from schemas.tables import (
+    Change,
+)
+from semid_transforms import files
+
+
+def check_reserved(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+    """No reserved SID is in use, and none is reserved twice."""
+    reserved = tables.read("reserved", ["item_id", "sid"])
+    if reserved.num_rows and tables.manifest.config["collisions"]["policy"] != "none":
+        taken = reserved.filter(pc.is_in(reserved["sid"], items["sid"].combine_chunks()))
+        for row in taken.to_pylist():
+            yield f"SID {row['sid']} is reserved for {row['item_id']!r} but another item has it"
+        yield from (f"SID {sid} is reserved twice" for sid in repeated(reserved["sid"]))
+    yield reserved.num_rows
+
+
+def check_changes(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+    """What changes/ announces is what items/ has, and every new item is announced."""
+    changes = tables.read("changes")
+    counts = dict.fromkeys((change.value for change in Change), 0)
+    announced = pa.array([], pa.string())
+    if changes.num_rows:
+        for row in pc.value_counts(changes["change"]).to_pylist():
+            counts[row["values"]] = row["counts"]
+        now, new = lookup(items, changes["item_id"], "sid"), changes["new_sid"]
+        same = pc.or_(to_mask(pc.equal(now, new)), pc.and_(now.is_null(), new.is_null()))
+        for row in changes.filter(pc.invert(same)).to_pylist():
+            yield f"changes/ says item {row['item_id']!r} has SID {row['new_sid']}"
+        announced = changes["item_id"].combine_chunks()
+    for change, count in counts.items():
+        if count != tables.manifest.counts.get(change, 0):
+            yield f"{count} items are {change}, the manifest counts {tables.manifest.counts}"
+    first = pc.equal(items["first_generation"], tables.manifest.generation)
+    here = items["item_id"].filter(first)
+    for name in here.filter(pc.invert(pc.is_in(here, announced))).to_pylist():
+        yield f"item {name!r} is live since this generation, and changes/ does not say so"
+    yield changes.num_rows
+
+
+def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+    """Every ID of the parent generation is still its owner's."""
+    parent = tables.manifest.parent
+    if parent is None:
+        return
+    try:
+        before = tables.root.manifest(parent)
+    except UsageError:
+        yield 0  # removed since: there is nothing to compare with
+        return
+    folder, columns = tables.root.folder(parent), ["item_id", "sid"]
+    old, kept_back = (
+        pa.concat_tables(
+            [
+                items.schema.empty_table().select(columns),
+                *(
+                    files.read_table(files.join(folder, *part.path.split("/")), columns)
+                    for part in before.table(table)
+                ),
+            ]
+        ).combine_chunks()
+        for table in ("items", "reserved")
+    )
+    now = lookup(items, old["item_id"], "sid")
+    kept = to_mask(pc.equal(now, old["sid"]))
+    changes = tables.read("changes")
+    said: dict[str, tuple[Any, ...]] = {}
+    if changes.num_rows:
+        said = {
+            row["item_id"]: (row["change"], row["old_sid"], row["new_sid"])
+            for row in changes.to_pylist()
+            if row["change"] in (Change.MOVED.value, Change.RETIRED.value)
+        }
+    for row in np.flatnonzero(~kept):
+        name, sid, new = old["item_id"][row].as_py(), old["sid"][row].as_py(), now[row].as_py()
+        change = Change.RETIRED.value if new is None else Change.MOVED.value
+        if said.get(name) != (change, sid, new):
+            yield f"item {name!r} had SID {sid}, has {new}, and changes/ does not say so"
+    owned = [items.select(columns), tables.read("reserved", columns)]
+    owned_now = pa.concat_tables([table for table in owned if table.num_rows])
+    owned_before = pa.concat_tables([old, kept_back])
+    lost = owned_before.join(owned_now, columns, join_type="left anti")
+    for row in lost.sort_by("item_id").to_pylist():
+        yield f"SID {row['sid']} belonged to item {row['item_id']!r} and is not reserved for it"
+    yield old.num_rows

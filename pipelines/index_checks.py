@@ -1,0 +1,76 @@
+"""Invariants of what is built over the items: trie, nodes and n-gram vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.sid import SidLayout
+from pipelines.published_tables import PublishedTables
+
+
+def check_trie(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> Iterator[str | int]:
+    """Leaf i of the trie is row i of the items."""
+    trie = tables.read_trie()
+    sids = items["sid"].to_numpy()
+    if trie.layout != layout:
+        yield f"its layout is {trie.layout}, the manifest's is {layout}"
+        return
+    if trie.num_rows != len(sids):
+        yield f"{trie.num_rows} rows, items has {len(sids)}"
+        return
+    leaves = trie.leaf_sids()
+    if trie.row_start is not None:
+        starts = trie.row_start.astype(np.int64)
+        leaves = np.repeat(leaves, starts[1:] - starts[:-1])
+    for row in np.flatnonzero(leaves != sids):
+        yield (
+            f"leaf {row} is {leaves[row]}, item {items['item_id'][row].as_py()!r} in that row "
+            f"has {sids[row]}"
+        )
+    yield len(sids)
+
+
+def check_nodes(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
+    """The node table is that of the trie."""
+    nodes = tables.read("nodes")
+    trie = tables.read_trie()
+    start = 0
+    for depth in range(1, layout.num_levels + 1):
+        expected = trie.node_table(depth)
+        stop = start + len(expected.prefixes)
+        rows = nodes.slice(start, stop - start)
+        wrong = (
+            rows.num_rows != stop - start
+            or (
+                (rows["depth"].to_numpy() != depth)
+                | (rows["prefix"].to_numpy() != expected.prefixes.astype(layout.dtype))
+                | (rows["item_count"].to_numpy() != expected.item_counts)
+            ).any()
+        )
+        if wrong:
+            yield f"the nodes of depth {depth} are not those of the trie"
+            return
+        start = stop
+    if start != nodes.num_rows:
+        yield f"{nodes.num_rows} nodes, the trie has {start}"
+    yield nodes.num_rows
+
+
+def check_vocabulary(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+    """The n-gram vocabulary counts what the items have."""
+    ngrams = tables.read("ngrams")
+    for value in tables.manifest.config["ngrams"]:
+        name = value["name"]
+        rows = ngrams.filter(pc.equal(ngrams["feature"], name))
+        stored = rows.group_by("id").aggregate([("item_count", "sum")]).sort_by("id")
+        ids, counts = np.unique(pc.list_flatten(items[name]).to_numpy(), return_counts=True)
+        if not (
+            np.array_equal(stored["id"].to_numpy(), ids)
+            and np.array_equal(stored["item_count_sum"].to_numpy(), counts)
+        ):
+            yield f"{name}: ids or item counts are not those of the items"
+    yield ngrams.num_rows

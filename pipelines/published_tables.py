@@ -1,0 +1,72 @@
+"""Reading the tables of one generation through its manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.trie import Trie
+from models.trie_file import read_trie
+from pipelines.root import Root
+from schemas.manifest import Manifest
+from semid_transforms import files
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedTables:
+    """A complete generation.
+
+    Attributes:
+      root: where it is.
+      generation: its id.
+      manifest: its manifest.
+    """
+
+    root: Root
+    generation: str
+    manifest: Manifest
+
+    def path(self, name: str) -> str:
+        """Path of a file of the generation, named as in the manifest."""
+        return files.join(self.root.folder(self.generation), *name.split("/"))
+
+    def paths(self, table: str) -> list[str]:
+        """Paths of a table's parts, in order."""
+        return [self.path(part.path) for part in self.manifest.table(table)]
+
+    def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads a whole table; one without columns when it has no part."""
+        tables = [files.read_table(path, columns) for path in self.paths(table)]
+        return pa.concat_tables(tables).combine_chunks() if tables else pa.table({})
+
+    def read_trie(self) -> Trie:
+        """Opens the trie, memory-mapped; a remote one is copied first."""
+        path = self.path("trie/trie.safetensors")
+        if files.is_local(path):
+            return read_trie(path)
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as local:
+            local.write(files.read_bytes(path))
+            local.flush()
+            return read_trie(local.name)
+
+
+def repeated(values: pa.ChunkedArray) -> list[Any]:
+    """Returns the values that occur more than once."""
+    counts = pc.value_counts(values.combine_chunks())
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+
+
+def to_mask(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns a boolean column as numpy; null is False."""
+    return pc.fill_null(column, False).to_numpy()
+
+
+def lookup(table: pa.Table, item_ids: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+    """Returns a column's value for each item id, null where the table lacks the item."""
+    rows = pc.index_in(item_ids, value_set=table["item_id"].combine_chunks())
+    return table[column].take(rows)
