@@ -126,10 +126,13 @@ class Chain:
         return {"parts": names, "counters": counters}
 
     def fit(self) -> dict[str, Any]:
-        """Takes the parent's tokenizer, or one that was fitted for this root, or fits one."""
+        """Takes the parent's tokenizer, or one that `semid fit` made for this root, or fits one.
+
+        A tokenizer that a refused run left behind is not taken: it knows that run's catalog.
+        """
         if self._parent.manifest is not None:
             return {"tokenizer_id": self._parent.manifest.fingerprints.tokenizer, "fitted": False}
-        if ready := find_tokenizer(self._job.root, self._origin()):
+        if ready := find_tokenizer(self._job.root, {**self._origin(), "command": "fit"}):
             return {"tokenizer_id": ready, "fitted": False}
         return self.fit_new()
 
@@ -140,7 +143,11 @@ class Chain:
         fit = FitTokenizer(
             self._settings.quantizer,
             self._settings.job.fit,
-            {**self._origin(), "fitted_at": self._run.time.isoformat()},
+            {
+                **self._origin(),
+                "command": "tokenize" if self._run.publishes else "fit",
+                "fitted_at": self._run.time.isoformat(),
+            },
             (files.join(self._job.root.path, "tokenizers"), result_path),
             tuple(catalog),
         )
