@@ -14,7 +14,7 @@ IN_PROCESS = "FnApiRunner"
 """Beam's own in-process runner. Named explicitly: plain DirectRunner tries to download another
 engine first, and hangs behind a firewall."""
 
-_NAMESPACES = frozenset({"semid", "diff", "embed", "assign", "place"})
+_NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

@@ -109,8 +109,8 @@ def open_catalog(
 class _ReadSplit(beam.DoFn):
     def __init__(self, reader: CatalogReader) -> None:
         self._reader = dataclasses.replace(reader, sources=(), splits=())  # shipped to every worker
-        self._rows_in = Metrics.counter("semid", "rows-in")
-        self._rows_out = Metrics.counter("semid", "rows-out")
+        self._rows_in = Metrics.counter("read", "rows-in")
+        self._rows_out = Metrics.counter("read", "rows-out")
 
     def process(self, split: SourceSplit) -> Iterator[object]:
         reader = self._reader
@@ -123,7 +123,7 @@ class _ReadSplit(beam.DoFn):
             self._rows_in.inc(read)
             self._rows_out.inc(parsed.num_rows)
             for reason, count in Counter(rejects.column("reason").to_pylist()).items():
-                Metrics.counter("semid", f"rows-rejected-{reason}").inc(count)
+                Metrics.counter("read", f"rows-rejected-{reason}").inc(count)
             if parsed.num_rows:
                 yield parsed
             if rejects.num_rows:

@@ -180,7 +180,7 @@ def collect(reader: CatalogReader, folder) -> tuple[dict[str, pa.Table], dict[st
     counters = result.metrics().query()["counters"]
     tables = {name: files.read_table(str(folder / f"{name}.parquet")) for name in SCHEMAS}
     return tables, {
-        c.key.metric.name: c.committed for c in counters if c.key.metric.namespace == "semid"
+        c.key.metric.name: c.committed for c in counters if c.key.metric.namespace == "read"
     }
 
 
