@@ -1,6 +1,6 @@
 """Runs the whole job on item files, twice, and prints time and quality beside residual k-means.
 
-  python benchmarks/catalogs.py ITEMS.parquet [ITEMS.parquet ...] [--config FILE]
+  python -m benchmarks.catalogs ITEMS.parquet [ITEMS.parquet ...] [--config FILE]
 
 The first run embeds, fits and publishes; the second, on the same catalog, must change nothing and
 embed nothing. Both generations are verified. The baseline is faiss residual k-means with the same

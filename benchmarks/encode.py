@@ -1,7 +1,7 @@
 """Encode throughput of rqvae against the bare matrix products of the same shapes.
 
-  python benchmarks/encode.py                 # random weights, 3 x 256, D 384, 200,000 rows
-  python benchmarks/encode.py --rows 2000000 --device cuda
+  python -m benchmarks.encode                 # random weights, 3 x 256, D 384, 200,000 rows
+  python -m benchmarks.encode --rows 2000000 --device cuda
 
 The bare products are the encoder's layers and the inner products with every codebook, in float32,
 on the same blocks, without bias, activation, argmin, residuals, ties or the trip from numpy: the

@@ -1,7 +1,7 @@
 """Hierarchical retrieval against exact flat search: recall, time, and growth with the catalog.
 
-  python benchmarks/retrieval.py beauty.npy instacart.npy --rows 1000000 2000000
-  python benchmarks/retrieval.py instacart.npy --rows 0          # the file's own rows, once
+  python -m benchmarks.retrieval beauty.npy instacart.npy --rows 1000000 2000000
+  python -m benchmarks.retrieval instacart.npy --rows 0          # the file's own rows, once
 
 Arguments are .npy files of unit-norm float32 embeddings. A catalog of R rows repeats them with
 isotropic noise of the given norm, renormalised; queries are other noisy copies. IDs are residual

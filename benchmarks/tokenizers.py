@@ -1,9 +1,9 @@
 """Fits every tokenizer and the public baselines on the same embeddings and prints one table.
 
-  python benchmarks/tokenizers.py ITEMS.parquet...                      # seeds 0, 1, 2; medians
-  python benchmarks/tokenizers.py ITEMS.parquet --only "rqvae;rqkmeans" --seeds 0
-  python benchmarks/tokenizers.py ITEMS.parquet --equal-time 10,20,40   # quality against seconds
-  python benchmarks/tokenizers.py ITEMS.parquet --ablations             # losses and tags off and on
+  python -m benchmarks.tokenizers ITEMS.parquet...                      # seeds 0, 1, 2; medians
+  python -m benchmarks.tokenizers ITEMS.parquet --only "rqvae;rqkmeans" --seeds 0
+  python -m benchmarks.tokenizers ITEMS.parquet --equal-time 10,20,40   # quality against seconds
+  python -m benchmarks.tokenizers ITEMS.parquet --ablations             # losses and tags off and on
   pip install vector-quantize-pytorch                                   # adds its rows
 
 Embeddings come from the default encoder and are kept in --cache. All hierarchical tokenizers use

@@ -1,7 +1,7 @@
 """Measures the prefix trie against other ways to know which token may come next.
 
-  python benchmarks/trie.py                        # 1e5, 1e6 and 1e7 random IDs, 4 levels of 2048
-  python benchmarks/trie.py --sizes 100000 --device cuda
+  python -m benchmarks.trie                        # 1e5, 1e6 and 1e7 random IDs, 4 levels of 2048
+  python -m benchmarks.trie --sizes 100000 --device cuda
   pip install marisa-trie                          # adds its column
 
 IDs are random with Zipf-like codes: every level draws code floor(2048**u) - 1 with u uniform, so
