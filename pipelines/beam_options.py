@@ -27,6 +27,16 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
     return options
 
 
+def unknown_options(arguments: Sequence[str]) -> list[str]:
+    """Returns the names of options that neither semid nor any Beam runner here knows.
+
+    They are passed on, because a runner may know them, but one of them may be a misspelling.
+    """
+    options = PipelineOptions(list(arguments))
+    known = options.get_all_options()
+    return sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+
+
 def is_in_process(options: PipelineOptions) -> bool:
     """True when the pipeline runs on this machine in Beam's own runner."""
     return options.view_as(StandardOptions).runner == IN_PROCESS

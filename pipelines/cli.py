@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if beam_arguments and not options.takes_beam_options:
         parser.error(f"unrecognized arguments: {' '.join(beam_arguments)}")
     _configure_logging(options.quiet)
+    if beam_arguments:
+        from pipelines.beam_options import unknown_options
+
+        for name in unknown_options(beam_arguments):
+            _log.warning("--%s is an option of neither semid nor Beam: is it misspelled?", name)
     try:
         return int(options.run(options, beam_arguments))
     except CommandError as error:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
-from pipelines.beam_options import build_options, is_in_process, run_pipeline, single_process
+from pipelines.beam_options import (
+    build_options,
+    is_in_process,
+    run_pipeline,
+    single_process,
+    unknown_options,
+)
 
 
 def test_the_in_process_runner_is_the_default_and_others_pass_through() -> None:
@@ -17,6 +23,11 @@ def test_the_in_process_runner_is_the_default_and_others_pass_through() -> None:
     chosen = build_options(["--runner=DataflowRunner", "--project=p", "--labels=a=b"])
     assert chosen.view_as(StandardOptions).runner == "DataflowRunner"
     assert not is_in_process(chosen)
+
+
+def test_a_misspelled_option_is_noticed() -> None:
+    assert unknown_options(["--confg=a.yaml", "--runner=FlinkRunner", "--labels=a=b"]) == ["confg"]
+    assert unknown_options(["--direct_num_workers=2"]) == []
 
 
 def test_a_heavy_link_runs_in_this_process_only_when_the_runner_is_local() -> None:
