@@ -22,6 +22,14 @@ def test_ci_runs_the_readme_commands_exactly() -> None:
     assert second in script
 
 
+def test_the_readme_example_is_a_valid_configuration() -> None:
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    example = yaml.safe_load(block.group(1))
+    settings = parse_settings(example)
+    assert settings.job.encoder.model == example["encoder"]["model"]
+
+
 def test_documented_defaults_are_the_defaults() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     block = re.search(r"<!-- defaults -->\n```yaml\n(.*?)```", text, re.DOTALL)
