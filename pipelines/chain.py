@@ -83,7 +83,7 @@ class Chain:
             ),
         )
         for path in files.list_files(run.scratch("read", "rejects")):
-            files.copy(path, run.output("rejects", path.rsplit("/", 1)[-1]))
+            files.copy(path, run.output("rejects", files.base_name(path)))
         counts = _source_counts(
             [source.path for source in self._reader.sources],
             files.list_files(run.scratch("read", "counts")),
@@ -100,7 +100,7 @@ class Chain:
         run = self._run
         carried = self._parent_paths("embeddings")
         for path in carried:
-            files.copy(path, run.output("embeddings", path.rsplit("/", 1)[-1]))
+            files.copy(path, run.output("embeddings", files.base_name(path)))
         if not read["changed"]:
             return {"parts": [], "counters": {}}
         parts = EmbeddingParts(
@@ -122,7 +122,7 @@ class Chain:
                 self._job.beam,
                 lambda root: define_collect(root, changed, parts, self._reader, self._sid_type),
             )
-        names = [path.rsplit("/", 1)[-1] for path in files.list_files(parts.origin, ".parquet")]
+        names = [files.base_name(path) for path in files.list_files(parts.origin, ".parquet")]
         return {"parts": names, "counters": counters}
 
     def fit(self) -> dict[str, Any]:
@@ -229,11 +229,11 @@ class Chain:
             )
         else:
             counters = {}
-        written = [path.rsplit("/", 1)[-1] for path in files.list_files(run.output("items"))]
+        written = [files.base_name(path) for path in files.list_files(run.output("items"))]
         if not everything:
             for table in ("items", "reserved"):
                 for path in self._parent_paths(table):
-                    if (name := path.rsplit("/", 1)[-1]) not in written:
+                    if (name := files.base_name(path)) not in written:
                         files.copy(path, run.output(table, name))
         return {"shards": assign["shards"], "written": len(written), "counters": counters}
 

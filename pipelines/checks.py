@@ -9,24 +9,21 @@ from schemas.config import GateConfig, InputConfig
 from schemas.rejects import RejectReason, SourceCounts
 
 
-def refuse_bad_input(
-    sources: dict[str, SourceCounts],
-    rejects: dict[str, int],
-    config: InputConfig,
-    rejects_folder: str,
-) -> None:
+def refuse_bad_input(read: dict[str, Any], config: InputConfig, rejects_folder: str) -> None:
     """Stops a run whose catalog is not fit to be published.
 
     Args:
-      sources: rows per source file.
-      rejects: rejected rows per reason.
+      read: result of the read link: `sources`, rows per source file, and `rejects`, rejected rows
+        per reason.
       config: the limits.
       rejects_folder: where every rejected row is kept, for the message.
 
     Raises:
       InputRefusedError: with a table of reasons.
     """
-    total = sum(sources.values(), SourceCounts(0, 0, 0, 0))
+    sources = [SourceCounts.from_json(counts) for counts in read["sources"].values()]
+    rejects: dict[str, int] = read["rejects"]
+    total = sum(sources, SourceCounts(0, 0, 0, 0))
     if not total.balanced:
         raise RuntimeError(f"row counts do not add up: {total}; this is a bug, nothing changed")
     reasons = table_of_reasons(rejects)

@@ -12,8 +12,8 @@ from models.ngrams import NgramFeature, ngram_ids
 from models.quantizer import Quantizer
 from models.sid import SidLayout, format_codes
 from models.tokenizers import from_files, tokenizer_id
-from pipelines.published_tables import PublishedTables, lookup, repeated, to_mask
-from schemas.arrays import matrix_from_list
+from pipelines.published_tables import PublishedTables, lookup, repeated
+from schemas.arrays import mask_from_bool, matrix_from_list
 from schemas.rejects import RejectReason
 from schemas.tables import (
     CATALOG,
@@ -137,9 +137,9 @@ def check_items(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> 
     names = pa.array([placement.value for placement in Placement])
     for row in items.filter(pc.invert(pc.is_in(items["placement"], names))).to_pylist():
         yield f"item {row['item_id']!r} has placement {row['placement']!r}"
-    nearest = to_mask(pc.equal(items["placement"], Placement.NEAREST.value))
+    nearest = mask_from_bool(pc.equal(items["placement"], Placement.NEAREST.value))
     settled = (codes == base).all(axis=1) & (suffix == 0)
-    first = to_mask(pc.equal(items["first_generation"], tables.manifest.generation))
+    first = mask_from_bool(pc.equal(items["first_generation"], tables.manifest.generation))
     for row in np.flatnonzero(nearest & ~settled & first):
         yield f"item {ids[row].as_py()!r} is called nearest but is not on its base codes"
     other = pc.not_equal(items["tokenizer_id"], tables.manifest.fingerprints.tokenizer)
@@ -224,7 +224,7 @@ def _compare_keys(
 ) -> Iterator[str]:
     """Compares item ids and content hashes of two tables."""
     theirs = lookup(right, left["item_id"], "content_hash")
-    for row in np.flatnonzero(~to_mask(pc.equal(theirs, left["content_hash"]))):
+    for row in np.flatnonzero(~mask_from_bool(pc.equal(theirs, left["content_hash"]))):
         name = left["item_id"][int(row)].as_py()
         if theirs[int(row)].as_py() is None:
             yield f"item {name!r} of {left_name} is not in {right_name}"

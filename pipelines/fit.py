@@ -12,7 +12,6 @@ from pipelines.checks import refuse_bad_input
 from pipelines.job import Job
 from pipelines.runs import open_run
 from pipelines.tokenize import next_sequence, run_inputs
-from schemas.rejects import SourceCounts
 from semid_transforms import files
 
 
@@ -48,8 +47,7 @@ def fit(job: Job) -> FitOutcome:
     with open_run(job.root, inputs, next_sequence(parent), job.as_of, publishes=False) as run:
         chain = Chain(job, run, parent, catalog)
         read = run.link("read", chain.read)
-        sources = {name: SourceCounts.from_json(c) for name, c in read["sources"].items()}
-        refuse_bad_input(sources, read["rejects"], job.settings.job.input, run.output("rejects"))
+        refuse_bad_input(read, job.settings.job.input, run.output("rejects"))
         embed = run.link("embed", lambda: chain.embed(read))
         fitted = run.link("fit", chain.fit_new)
         folder = job.root.tokenizer_folder(fitted["tokenizer_id"])

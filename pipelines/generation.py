@@ -91,7 +91,7 @@ def build_manifest(
 def _files(run: Run) -> list[str]:
     """Returns the generation's files, relative to its folder, in order."""
     found = [
-        f"{table}/{path.rsplit('/', 1)[-1]}"
+        f"{table}/{files.base_name(path)}"
         for table in TABLES
         for path in files.list_files(run.output(table), ".parquet")
     ]

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import UsageError
-from pipelines.published_tables import PublishedTables, lookup, repeated, to_mask
+from pipelines.published_tables import PublishedTables, lookup, repeated
+from schemas.arrays import mask_from_bool
 from schemas.tables import (
     Change,
 )
@@ -37,7 +38,7 @@ def check_changes(tables: PublishedTables, items: pa.Table) -> Iterator[str | in
         for row in pc.value_counts(changes["change"]).to_pylist():
             counts[row["values"]] = row["counts"]
         now, new = lookup(items, changes["item_id"], "sid"), changes["new_sid"]
-        same = pc.or_(to_mask(pc.equal(now, new)), pc.and_(now.is_null(), new.is_null()))
+        same = pc.or_(mask_from_bool(pc.equal(now, new)), pc.and_(now.is_null(), new.is_null()))
         for row in changes.filter(pc.invert(same)).to_pylist():
             yield f"changes/ says item {row['item_id']!r} has SID {row['new_sid']}"
         announced = changes["item_id"].combine_chunks()
@@ -75,7 +76,7 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
         for table in ("items", "reserved")
     )
     now = lookup(items, old["item_id"], "sid")
-    kept = to_mask(pc.equal(now, old["sid"]))
+    kept = mask_from_bool(pc.equal(now, old["sid"]))
     changes = tables.read("changes")
     said: dict[str, tuple[Any, ...]] = {}
     if changes.num_rows:

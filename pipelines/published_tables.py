@@ -6,7 +6,6 @@ import dataclasses
 import tempfile
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -59,11 +58,6 @@ def repeated(values: pa.ChunkedArray) -> list[Any]:
     """Returns the values that occur more than once."""
     counts = pc.value_counts(values.combine_chunks())
     return counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
-
-
-def to_mask(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Returns a boolean column as numpy; null is False."""
-    return pc.fill_null(column, False).to_numpy()
 
 
 def lookup(table: pa.Table, item_ids: pa.ChunkedArray, column: str) -> pa.ChunkedArray:

@@ -145,7 +145,7 @@ def kept_runs(root: Root, inputs: dict[str, Any]) -> list[Run]:
         same = all(said["inputs"].get(name) == value for name, value in inputs.items())
         if same and files.exists(files.join(folder, "embed.json")):
             time = datetime.datetime.fromisoformat(said["time"])
-            key = folder.rsplit("/", 1)[-1]
+            key = files.base_name(folder)
             runs.append(Run(root, key, said["generation"], time, said["publishes"]))
     return runs
 

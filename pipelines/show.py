@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,12 @@ class View(PublishedTables):
         shards = plan.shard_of(np.array([first, last], np.uint64))
         paths = self.paths("items")[int(shards[0]) : int(shards[1]) + 1]
         return read_range(paths, (first, last), pa.schema([sid, *_COLUMNS]))
+
+    def reserved_where(self, column: str, value: str | int) -> Iterator[dict[str, Any]]:
+        """Yields the reserved rows that have a value in a column."""
+        for path in self.paths("reserved"):
+            table = files.read_table(path)
+            yield from table.filter(pc.equal(table[column], value)).to_pylist()
 
     def titles(self, item_ids: Sequence[str]) -> dict[str, tuple[str | None, list[str] | None]]:
         """Returns title and category path of items."""
@@ -74,13 +80,11 @@ def show_item(view: View, item_id: str, limit: int = 10) -> dict[str, Any]:
         if row >= 0:
             found = files.read_table(path).slice(row, 1).to_pylist()[0]
             return _describe_item(view, found, limit)
-    for path in view.paths("reserved"):
-        table = files.read_table(path)
-        for old in table.filter(pc.equal(table["item_id"], item_id)).to_pylist():
-            raise UsageError(
-                f"item {item_id!r} was retired in generation {old['retired_generation']}; its SID "
-                f"{_text(view.layout, old['sid'])} stays reserved for it"
-            )
+    for old in view.reserved_where("item_id", item_id):
+        raise UsageError(
+            f"item {item_id!r} was retired in generation {old['retired_generation']}; its SID "
+            f"{_text(view.layout, old['sid'])} stays reserved for it"
+        )
     raise UsageError(f"item {item_id!r} is not in generation {view.generation}")
 
 
@@ -108,13 +112,11 @@ def show_sid(view: View, text: str, limit: int = 10) -> dict[str, Any]:
         raise UsageError(f"--sid: {error}") from error
     rows = view.items_in(packed, packed)
     if not rows.num_rows:
-        for path in view.paths("reserved"):
-            table = files.read_table(path)
-            for old in table.filter(pc.equal(table["sid"], packed)).to_pylist():
-                raise UsageError(
-                    f"SID {text} stays reserved for item {old['item_id']!r}, which left it in "
-                    f"generation {old['retired_generation']}"
-                )
+        for old in view.reserved_where("sid", packed):
+            raise UsageError(
+                f"SID {text} stays reserved for item {old['item_id']!r}, which left it in "
+                f"generation {old['retired_generation']}"
+            )
         raise UsageError(f"no item of generation {view.generation} has SID {text}")
     return show_item(view, rows["item_id"][0].as_py(), limit)
 

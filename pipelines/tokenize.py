@@ -16,7 +16,6 @@ from pipelines.job import Job
 from pipelines.root import Published
 from pipelines.runs import open_run
 from pipelines.settings import require_levels
-from schemas.rejects import SourceCounts
 from semid_transforms import files
 
 
@@ -36,8 +35,7 @@ def tokenize(job: Job) -> Outcome:
         job.root.check_current(parent, run.generation)
         chain = Chain(job, run, parent, catalog)
         read = run.link("read", chain.read)
-        sources = {name: SourceCounts.from_json(c) for name, c in read["sources"].items()}
-        refuse_bad_input(sources, read["rejects"], job.settings.job.input, run.output("rejects"))
+        refuse_bad_input(read, job.settings.job.input, run.output("rejects"))
         embed = run.link("embed", lambda: chain.embed(read))
         fit = run.link("fit", chain.fit)
         assign = run.link("assign", lambda: chain.assign(read, embed, fit))

@@ -88,3 +88,21 @@ def bytes_from_fixed_binary(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
         return np.empty((0, width), np.uint8)
     flat = np.frombuffer(buffer, np.uint8, count=(array.offset + len(array)) * width)
     return flat[array.offset * width :].reshape(len(array), width)
+
+
+def keys_from_fixed_binary(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Views a `binary(width)` column as (N,) byte strings, which numpy can sort and compare.
+
+    Raises:
+      ValueError: a row is null.
+    """
+    rows = np.ascontiguousarray(bytes_from_fixed_binary(column))
+    return rows.view(f"S{rows.shape[1]}").reshape(-1)
+
+
+def mask_from_bool(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Converts a boolean column into (N,) bool; null is False."""
+    filled = pc.fill_null(column, False)
+    if isinstance(filled, pa.ChunkedArray):
+        return filled.to_numpy()
+    return filled.to_numpy(zero_copy_only=False)

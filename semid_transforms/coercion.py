@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.arrays import mask_from_bool
 from schemas.rejects import RejectReason
 from schemas.tables import TIMESTAMP
 from semid_transforms.values import (
@@ -198,10 +199,10 @@ def _is_valid(array: pa.Array) -> bool:
 
 
 def _valid_numbers(array: pa.Array) -> tuple[pa.Array, dict[int, Problem]]:
-    infinite = _mask(pc.is_inf(array))
+    infinite = mask_from_bool(pc.is_inf(array))
     problem = Problem(RejectReason.BAD_FIELD, "infinity is not a finite number")
     problems = dict.fromkeys(np.flatnonzero(infinite).tolist(), problem)
-    missing = pa.array(infinite | _mask(pc.is_nan(array)))
+    missing = pa.array(infinite | mask_from_bool(pc.is_nan(array)))
     return pc.if_else(missing, pa.scalar(None, pa.float64()), array), problems
 
 
@@ -213,15 +214,11 @@ def _timestamps(array: pa.Array) -> tuple[pa.Array, dict[int, Problem]]:
     ticks = array.view(pa.int64())
     factor = {"s": 10**6, "ms": 10**3, "us": 1}[array.type.unit]
     first, last = -(-FIRST_MICROSECOND // factor), LAST_MICROSECOND // factor
-    wrong = _mask(pc.or_(pc.less(ticks, first), pc.greater(ticks, last)))
+    wrong = mask_from_bool(pc.or_(pc.less(ticks, first), pc.greater(ticks, last)))
     usable = pc.if_else(pa.array(wrong), pa.scalar(None, pa.int64()), ticks)
     problem = Problem(RejectReason.BAD_FIELD, "outside the years 1 to 9999")
     problems = dict.fromkeys(np.flatnonzero(wrong).tolist(), problem)
     return pc.multiply(usable, factor).cast(TIMESTAMP), problems
-
-
-def _mask(array: pa.Array) -> np.ndarray:
-    return pc.fill_null(array, False).to_numpy(zero_copy_only=False)
 
 
 def _is_string(type_: pa.DataType) -> bool:

@@ -75,6 +75,11 @@ def join(base: str, *parts: str) -> str:
     return FileSystems.join(base, *parts)
 
 
+def base_name(path: str) -> str:
+    """Returns the last component of a path."""
+    return path.rsplit("/", 1)[-1]
+
+
 def is_local(path: str) -> bool:
     """True when the path is on this machine's filesystem."""
     return FileSystems.get_scheme(path) is None

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from models.metrics import DEFINITIONS, code_use, collisions, quality
 from models.quantizer import Quantizer
-from schemas.arrays import bytes_from_fixed_binary, matrix_from_list
+from schemas.arrays import keys_from_fixed_binary, matrix_from_list
 from schemas.tables import Placement
 from semid_transforms import files
 from semid_transforms.catalog import read_categories
@@ -74,7 +74,7 @@ def sample_items(
     """
     columns = ["item_id", "codes", "base_codes", "content_hash"]
     table = pa.concat_tables(files.read_table(part, columns) for part in items)
-    keys = _hash_keys(table["content_hash"])
+    keys = keys_from_fixed_binary(table["content_hash"])
     chosen = np.sort(np.argsort(keys, kind="stable")[:sample_rows])
     rows = table.take(pa.array(chosen)).combine_chunks()
     distinct, position = np.unique(keys[chosen], return_inverse=True)
@@ -106,7 +106,7 @@ def measure(
     columns = ["sid", "codes", "base_codes", "placement", "content_hash"]
     table = pa.concat_tables(files.read_table(part, columns) for part in items)
     sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
-    floor = collisions(_hash_keys(table["content_hash"]))
+    floor = collisions(keys_from_fixed_binary(table["content_hash"]))
     document: dict[str, Any] = {"items": table.num_rows, "sampled_items": len(sample.item_ids)}
     for name, column, codes in (
         ("before", "base_codes", sample.base_codes),
@@ -134,8 +134,3 @@ def measure(
     document["distinct_contents"] = round((1 - floor["a"]) * table.num_rows)
     document["definitions"] = DEFINITIONS
     return document
-
-
-def _hash_keys(column: pa.ChunkedArray) -> np.ndarray:
-    """Views content hashes as (N,) 16-byte strings, which numpy can sort and compare."""
-    return np.ascontiguousarray(bytes_from_fixed_binary(column)).view("S16").reshape(-1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from schemas.arrays import bytes_from_fixed_binary, matrix_from_list
+from schemas.arrays import keys_from_fixed_binary, matrix_from_list
 from semid_transforms import files
 
 
@@ -32,7 +32,7 @@ def sample_embeddings(parts: Sequence[str], rows: int) -> tuple[np.ndarray, np.n
     origin = np.empty((0, 2), np.int64)  # part number, row in the part
     for number, path in enumerate(parts):
         column = files.read_table(path, ["content_hash"])["content_hash"]
-        stored = _as_strings(bytes_from_fixed_binary(column))
+        stored = keys_from_fixed_binary(column)
         place = np.stack([np.full(len(stored), number), np.arange(len(stored))], axis=1)
         hashes, first = np.unique(np.concatenate([hashes, stored]), return_index=True)
         origin = np.concatenate([origin, place])[first][:rows]
@@ -60,8 +60,3 @@ def sample_embeddings(parts: Sequence[str], rows: int) -> tuple[np.ndarray, np.n
                 start = stop
     assert sample is not None
     return sample, np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, 16)
-
-
-def _as_strings(hashes: np.ndarray) -> np.ndarray:
-    """Views (N, 16) bytes as (N,) 16-byte strings, which sort like the bytes."""
-    return np.ascontiguousarray(hashes).view("S16").reshape(-1)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from models.ngrams import NgramFeature, ngram_ids
 from models.resolution import CollisionPolicy, SuffixOverflowError, resolve, settle
 from models.sid import SidLayout
-from schemas.arrays import list_from_matrix, matrix_from_list
+from schemas.arrays import list_from_matrix, mask_from_bool, matrix_from_list
 from schemas.tables import (
     Change,
     Placement,
@@ -88,8 +88,8 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
       shard each goes to.
     """
     layout, sid_type = identity.layout, identity.sid_type
-    retired = _mask(pc.equal(batch["change"], Change.RETIRED.value))
-    known = _mask(batch["sid"].is_valid())
+    retired = mask_from_bool(pc.equal(batch["change"], Change.RETIRED.value))
+    known = mask_from_bool(batch["sid"].is_valid())
     sids = _numbers(pc.fill_null(batch["sid"], 0))
     base = np.zeros(batch.num_rows, np.uint64)
     coded = batch["base_codes"].filter(pa.array(~retired))
@@ -100,7 +100,9 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
         moving = known & ~retired & (before != base)
     role = np.where(retired, RETIRE, np.where(known & ~moving, PIN, PLACE))
     goal = np.where(role == PLACE, base, sids)
-    vacating = np.flatnonzero(moving & _mask(pc.equal(batch["change"], Change.UPDATED.value)))
+    vacating = np.flatnonzero(
+        moving & mask_from_bool(pc.equal(batch["change"], Change.UPDATED.value))
+    )
     rows = pa.array(np.r_[np.arange(batch.num_rows), vacating])
     roles = np.r_[role, np.full(len(vacating), VACATE)]
     routed = batch.take(rows).append_column("role", pa.array(roles.tolist(), pa.string()))
@@ -128,7 +130,7 @@ def settle_rows(
     keys = [("item_id", "ascending"), ("role", "ascending")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
     contested = np.zeros(rows.num_rows, bool)
-    placing = np.flatnonzero(_mask(pc.equal(rows["role"], PLACE)))
+    placing = np.flatnonzero(mask_from_bool(pc.equal(rows["role"], PLACE)))
     if identity.policy == "reassign" and len(placing):
         codes = matrix_from_list(rows["base_codes"].take(pa.array(placing)), layout.num_levels)
         taken = np.unique(layout.prefixes(occupied, layout.num_levels))
@@ -235,13 +237,13 @@ def _place_staying(
     suffix = np.zeros(staying.num_rows, np.int32)
     placement = np.full(staying.num_rows, Placement.NEAREST.value, object)
 
-    pinned = _mask(pc.equal(staying["role"], PIN))
+    pinned = mask_from_bool(pc.equal(staying["role"], PIN))
     if pinned.any():
         own = _numbers(staying["sid"].filter(pa.array(pinned)))
         codes[pinned], suffix[pinned] = layout.unpack(own)
         placement[pinned] = _describe(codes[pinned], suffix[pinned], base[pinned])
 
-    contested = _mask(staying["contested"])
+    contested = mask_from_bool(staying["contested"])
     competing = contested if identity.policy == "reassign" else ~pinned
     settled = ~pinned & ~competing
     occupied = np.sort(np.r_[parent.occupied, layout.pack(codes[settled]).astype(np.uint64)])
@@ -350,7 +352,7 @@ def _changes(
     """Lists what happened: a moving item once, in the shard it moves to."""
     schema = changes_schema(identity.sid_type)
     retired = rows.filter(pc.equal(rows["role"], RETIRE))
-    updated = _mask(pc.equal(staying["change"], Change.UPDATED.value))
+    updated = mask_from_bool(pc.equal(staying["change"], Change.UPDATED.value))
     moved = updated & (sids.astype(np.uint64) != _numbers(pc.fill_null(staying["sid"], 0)))
     change = np.where(moved, Change.MOVED.value, np.array(staying["change"].to_pylist(), object))
     merged = pa.concat_batches(
@@ -376,10 +378,6 @@ def _changes(
         ]
     )
     return merged.take(pc.sort_indices(merged, sort_keys=[("item_id", "ascending")]))
-
-
-def _mask(column: pa.Array) -> np.ndarray:
-    return pc.fill_null(column, False).to_numpy(zero_copy_only=False)
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as npst
 from schemas.arrays import (
     bytes_from_fixed_binary,
     fixed_binary,
+    keys_from_fixed_binary,
     list_from_matrix,
+    mask_from_bool,
     matrix_from_list,
 )
 
@@ -88,3 +90,20 @@ def test_bytes_of_another_shape_and_nulls_are_refused():
         fixed_binary(np.zeros((2, 8), np.uint8), 16)
     with pytest.raises(ValueError, match="1 rows of a fixed_size_binary"):
         bytes_from_fixed_binary(pa.array([b"ab", None], pa.binary(2)))
+
+
+def test_hash_keys_sort_like_their_bytes_and_keep_trailing_zeros_apart():
+    hashes = [bytes([1] * 15 + [0]), bytes([1] * 14 + [0, 0]), bytes(16)]
+    column = pa.array([bytes(16), *hashes], pa.binary(16)).slice(1)
+    keys = keys_from_fixed_binary(pa.chunked_array([column]))
+    assert [hashes[row] for row in np.argsort(keys)] == sorted(hashes)
+    assert len(np.unique(keys)) == 3
+
+
+def test_a_null_in_a_mask_is_false():
+    column = pa.array([None, True, None, False, True])
+    assert mask_from_bool(column.slice(1)).tolist() == [True, False, False, True]
+    assert mask_from_bool(pa.chunked_array([column, column[:1]])).tolist() == [
+        *(False, True, False, False, True),
+        False,
+    ]
