@@ -26,7 +26,7 @@ from pipelines.definitions import (
 from pipelines.generation import Outcome, build_manifest, link_tables, table_paths
 from pipelines.job import Job
 from pipelines.root import Published, Root
-from pipelines.runs import Run, kept_runs
+from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from schemas.rejects import SourceCounts
 from semid_transforms import files
@@ -274,10 +274,13 @@ class Chain:
             self._catalog.encoder,
             self._config,
         )
+        run.check_held()
         self._job.root.publish(manifest, self._parent)
         run.discard()
         for fitted in kept_runs(self._job.root, {"command": "fit", **self._same_encoder()}):
-            fitted.discard()  # what it embedded is published now
+            with claim_run(self._job.root, fitted.key) as idle:
+                if idle:
+                    fitted.discard()  # what it embedded is published now
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         return Outcome(manifest, metrics, results)
 

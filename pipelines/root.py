@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from apache_beam.io.filesystem import BeamIOError
 
 from pipelines.errors import ConflictError, UsageError
+from pipelines.gcs_objects import ABSENT, ObjectChangedError, read_object, write_object
 from schemas.manifest import Current, Manifest
 from semid_transforms import files
 
@@ -120,7 +121,10 @@ class Root:
                 files.write_bytes(files.join(self.path, CURRENT), pointer)
                 _sync_folder(self.path)
         elif scheme == "gs":
-            _swap_object(files.join(self.path, CURRENT), pointer, expected.token, conflict)
+            try:
+                write_object(files.join(self.path, CURRENT), pointer, int(expected.token or ABSENT))
+            except ObjectChangedError:
+                raise conflict from None
         else:
             raise _no_swap(self.path)
 
@@ -161,7 +165,8 @@ class Root:
     def _read_pointer(self) -> tuple[bytes | None, bytes | int | None]:
         path = files.join(self.path, CURRENT)
         if _scheme(path) == "gs":
-            return _read_object(path)
+            found = read_object(path)
+            return (None, ABSENT) if found is None else (found.data, found.generation)
         if not files.exists(path):
             return None, None
         data = files.read_bytes(path)
@@ -194,36 +199,3 @@ def _sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _read_object(path: str) -> tuple[bytes | None, int]:
-    """Reads a GCS object with its generation number; 0 stands for an object that is not there."""
-    from google.api_core.exceptions import PreconditionFailed
-    from google.cloud import storage  # type: ignore[attr-defined]
-
-    bucket, _, name = path.removeprefix("gs://").partition("/")
-    client = storage.Client()
-    for _ in range(5):
-        blob = client.bucket(bucket).get_blob(name)
-        if blob is None:
-            return None, 0
-        generation = int(blob.generation)  # the download below may change the attribute
-        with contextlib.suppress(PreconditionFailed):  # replaced between the two calls: look again
-            return blob.download_as_bytes(if_generation_match=generation), generation
-    raise ConflictError(f"{path} changes faster than it can be read")
-
-
-def _swap_object(
-    path: str, data: bytes, expected: bytes | int | None, conflict: ConflictError
-) -> None:
-    from google.api_core.exceptions import PreconditionFailed
-    from google.cloud import storage  # type: ignore[attr-defined]
-
-    bucket, _, name = path.removeprefix("gs://").partition("/")
-    blob = storage.Client().bucket(bucket).blob(name)
-    try:
-        blob.upload_from_string(
-            data, content_type="application/json", if_generation_match=int(expected or 0)
-        )
-    except PreconditionFailed:
-        raise conflict from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import json
 import logging
 import time
@@ -13,11 +12,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipelines.errors import ConflictError
+from pipelines.leases import BusyError, hold, is_held
 from pipelines.root import Root
 from schemas.config import fingerprint
 from semid_transforms import files
 
+_LOCK = "lock"
+
 _log = logging.getLogger(__name__)
+
+
+def _never_lost() -> None:
+    """The check of a lock that its holder cannot lose."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Run:
       generation: id of the generation it builds.
       time: when the run was first started; every timestamp it writes, also after a resume.
       publishes: False for a run whose output stays in its scratch folder.
+      check_held: raises ConflictError once another process may have taken the run over.
     """
 
     root: Root
@@ -40,11 +47,14 @@ class Run:
     generation: str
     time: datetime.datetime
     publishes: bool = True
+    check_held: Callable[[], None] = dataclasses.field(
+        default=_never_lost, compare=False, repr=False
+    )
 
     @property
     def folder(self) -> str:
         """Scratch folder of the run."""
-        return files.join(self.root.path, "runs", self.key)
+        return _folder(self.root, self.key)
 
     @property
     def generation_folder(self) -> str:
@@ -69,7 +79,11 @@ class Run:
 
         Returns:
           The result, with `seconds` it took.
+
+        Raises:
+          ConflictError: another process may have taken the run over.
         """
+        self.check_held()
         marker = self.scratch(f"{name}.json")
         if files.exists(marker):
             _log.info("%-8s done by an earlier attempt", name)
@@ -78,6 +92,7 @@ class Run:
         _log.info("%-8s ...", name)
         result = work()
         result["seconds"] = round(time.monotonic() - started, 3)
+        self.check_held()
         files.write_bytes(marker, json.dumps(result, indent=1).encode())
         _log.info("%-8s %.1f s", name, result["seconds"])
         return result
@@ -109,9 +124,16 @@ def open_run(
     """
     key = fingerprint({**inputs, "as_of": as_of.isoformat() if as_of else None})[:16]
     generation = f"{sequence:06d}-{key[:8]}"
-    folder = files.join(root.path, "runs", key)
+    folder = _folder(root, key)
     files.make_folder(folder)
-    with _lock(files.join(folder, "lock"), generation):
+    with contextlib.ExitStack() as stack:
+        try:
+            check_held = stack.enter_context(hold(files.join(folder, _LOCK)))
+        except BusyError as error:
+            raise ConflictError(
+                f"another process is building generation {generation} from the same catalog and "
+                f"configuration ({error}): wait for it, or stop it and run again to resume its work"
+            ) from None
         path = files.join(folder, "run.json")
         if files.exists(path):
             started = datetime.datetime.fromisoformat(json.loads(files.read_bytes(path))["time"])
@@ -125,7 +147,44 @@ def open_run(
                 "inputs": inputs,
             }
             files.write_bytes(path, json.dumps(said, indent=1).encode())
-        yield Run(root, key, generation, started, publishes)
+        yield Run(root, key, generation, started, publishes, check_held)
+
+
+def is_running(root: Root, run_key: str) -> bool:
+    """True when a living process works on a run.
+
+    On an object store a process that was killed less than `leases.LEASE_SECONDS` ago counts too.
+    The answer may be old when it arrives; to remove a run's files, use `claim_run`.
+
+    Args:
+      root: where the run publishes.
+      run_key: name of its folder under `runs/`.
+    """
+    return is_held(files.join(_folder(root, run_key), _LOCK))
+
+
+@contextlib.contextmanager
+def claim_run(root: Root, run_key: str) -> Iterator[bool]:
+    """Keeps every other process off a run while the block works on its files.
+
+    Args:
+      root: where the run publishes.
+      run_key: name of its folder under `runs/`, which exists.
+
+    Yields:
+      False when a living process works on the run: then its files must be left alone.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(files.join(_folder(root, run_key), _LOCK)))
+        except BusyError:
+            yield False
+        else:
+            yield True
+
+
+def _folder(root: Root, run_key: str) -> str:
+    return files.join(root.path, "runs", run_key)
 
 
 def kept_runs(root: Root, inputs: dict[str, Any]) -> list[Run]:
@@ -148,20 +207,3 @@ def kept_runs(root: Root, inputs: dict[str, Any]) -> list[Run]:
             key = files.base_name(folder)
             runs.append(Run(root, key, said["generation"], time, said["publishes"]))
     return runs
-
-
-@contextlib.contextmanager
-def _lock(path: str, generation: str) -> Iterator[None]:
-    """Holds the run's lock where the filesystem has locks; a dead process releases it."""
-    if not files.is_local(path):
-        yield  # on an object store two equal runs write equal files, and one wins the swap
-        return
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(
-                f"another process is building generation {generation} from the same catalog and "
-                f"configuration: wait for it, or stop it and run again to resume its work"
-            ) from None
-        yield
