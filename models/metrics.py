@@ -22,6 +22,12 @@ DEFINITIONS = {
     "first l codes, l = 1..L, mean over (sampled) items",
     "category_agreement": "share of the pairs with the same first l codes whose first d "
     "categories are equal too, and chance: that share over all pairs",
+    "code_cosine": "codes of parallel codebooks: mean cosine over all pairs of items, then over "
+    "pairs with the same code of codebook l, l = 1..L; null when no pair shares one",
+    "neighbours_sharing": "codes of parallel codebooks: of an item's k nearest other items by "
+    "cosine, the share with at least n equal codes, n = 1..L, mean over (sampled) items",
+    "code_category_agreement": "codes of parallel codebooks: share of the pairs with the same "
+    "code of codebook l whose first d categories are equal too, and chance",
     "kept": "share of items, live in both, whose first l codes are unchanged, l = 1..L",
 }
 
@@ -85,15 +91,24 @@ def prefix_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | Non
       L + 1 means, None where no two items share the prefix.
     """
     unit = _unit(embeddings)
-    out: list[float | None] = []
-    for length in range(codes.shape[1] + 1):
-        group = group_by_value(codes[:, :length]) if length else np.zeros(len(codes), np.int64)
-        sums, sizes = _group_sums(unit, group)
-        pairs = float((sizes * (sizes - 1)).sum())
-        shared = sizes > 1
-        cosine = ((sums[shared] ** 2).sum(axis=1) - sizes[shared]).sum()
-        out.append(float(cosine / pairs) if pairs else None)
-    return out
+    everything = np.zeros(len(codes), np.int64)
+    prefixes = (group_by_value(codes[:, :length]) for length in range(1, codes.shape[1] + 1))
+    return [_mean_cosine(unit, group) for group in (everything, *prefixes)]
+
+
+def code_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | None]:
+    """Returns the mean cosine of all item pairs, then of those that share the code of a codebook.
+
+    Args:
+      codes: (N, L) of parallel codebooks.
+      embeddings: (N, D), non-zero rows; they are normalised here.
+
+    Returns:
+      L + 1 means, None where no two items share a code.
+    """
+    unit = _unit(embeddings)
+    everything = np.zeros(len(codes), np.int64)
+    return [_mean_cosine(unit, group_by_value(group)) for group in (everything, *codes.T)]
 
 
 def neighbourhood(
@@ -110,10 +125,36 @@ def neighbourhood(
     Returns:
       L shares; zeros for fewer than two items.
     """
+    same = _equal_codes(codes, embeddings, neighbours, sample)
+    return _shares(np.logical_and.accumulate(same, axis=2))
+
+
+def neighbours_sharing(
+    codes: np.ndarray, embeddings: np.ndarray, neighbours: int = 10, sample: int = 10_000
+) -> list[float]:
+    """Returns, per number of codes 1..L, how many nearest neighbours share that many or more.
+
+    Args and shape of the result are those of `neighbourhood`; the order of codes does not matter.
+    """
+    shared = _equal_codes(codes, embeddings, neighbours, sample).sum(axis=2, keepdims=True)
+    return _shares(shared >= np.arange(1, codes.shape[1] + 1))
+
+
+def _shares(hits: np.ndarray) -> list[float]:
+    """Averages (n, k, L) over items and neighbours; zeros without any."""
+    return (
+        [float(share) for share in hits.mean(axis=(0, 1))] if hits.size else [0.0] * hits.shape[2]
+    )
+
+
+def _equal_codes(
+    codes: np.ndarray, embeddings: np.ndarray, neighbours: int, sample: int
+) -> np.ndarray:
+    """Returns (asked items, k, L) bool: which codes each of the nearest neighbours has too."""
     count, levels = codes.shape
     k = min(neighbours, count - 1)
     if k < 1:
-        return [0.0] * levels
+        return np.zeros((0, 0, levels), bool)
     unit = np.ascontiguousarray(_unit(embeddings), dtype=np.float32)
     index = faiss.IndexFlatIP(unit.shape[1])
     index.add(unit)
@@ -123,8 +164,7 @@ def neighbourhood(
     other = found != asked[:, None]
     other[other.all(axis=1), -1] = False
     nearest = found[other].reshape(len(asked), k)
-    same = codes[nearest] == codes[asked][:, None]
-    return [float(v) for v in np.logical_and.accumulate(same, axis=2).mean(axis=(0, 1))]
+    return codes[nearest] == codes[asked][:, None]
 
 
 def category_agreement(
@@ -133,7 +173,7 @@ def category_agreement(
     """Returns P(same first `depth` categories | same first `length` codes), and chance.
 
     Args:
-      codes: (N, L).
+      codes: (N, L); any one column of them for codes of parallel codebooks.
       paths: N category paths, coarse to fine; a path shorter than `depth` is compared whole,
         and no path is a category of its own.
       depth: categories compared.
@@ -171,6 +211,7 @@ def quality(
     decoded: np.ndarray | None = None,
     content_hashes: Sequence[bytes] | None = None,
     category_paths: Sequence[Sequence[str] | None] | None = None,
+    hierarchical: bool = True,
 ) -> dict[str, object]:
     """Measures everything that needs no second tokenizer.
 
@@ -181,6 +222,8 @@ def quality(
       decoded: (N, D) reconstructions; without them there is no `one_minus_r2`.
       content_hashes: N digests of the items' texts, for the collision floor.
       category_paths: N paths, for category agreement at every depth and prefix length.
+      hierarchical: False for codes of parallel codebooks: what is measured by prefix is then
+        measured by codebook, under other names.
 
     Returns:
       A document ready for JSON, with `definitions`.
@@ -190,21 +233,31 @@ def quality(
         "items": len(codes),
         "levels": code_use(codes, codebook_sizes),
         "collisions": collisions(codes),
-        "prefix_cosine": prefix_cosine(codes, embeddings),
-        "neighbourhood": {"k": 10, "share": neighbourhood(codes, embeddings)},
     }
+    if hierarchical:
+        document["prefix_cosine"] = prefix_cosine(codes, embeddings)
+        document["neighbourhood"] = {"k": 10, "share": neighbourhood(codes, embeddings)}
+    else:
+        document["code_cosine"] = code_cosine(codes, embeddings)
+        document["neighbours_sharing"] = {"k": 10, "share": neighbours_sharing(codes, embeddings)}
     if decoded is not None:
         document["one_minus_r2"] = one_minus_r2(embeddings, decoded)
     if content_hashes is not None:
         document["collisions_floor"] = collisions(np.array(list(content_hashes), dtype=np.bytes_))
     if category_paths is not None and any(category_paths):
         depths = min(4, max(len(path) for path in category_paths if path))
-        document["category_agreement"] = [
-            {"depth": depth, "prefix": length}
-            | category_agreement(codes, category_paths, depth, length)
-            for depth in range(1, depths + 1)
-            for length in range(1, levels + 1)
-        ]
+        places = [(depth, n) for depth in range(1, depths + 1) for n in range(1, levels + 1)]
+        if hierarchical:
+            document["category_agreement"] = [
+                {"depth": depth, "prefix": n} | category_agreement(codes, category_paths, depth, n)
+                for depth, n in places
+            ]
+        else:
+            document["code_category_agreement"] = [
+                {"depth": depth, "codebook": n}
+                | category_agreement(codes[:, n - 1 : n], category_paths, depth, 1)
+                for depth, n in places
+            ]
     document["definitions"] = DEFINITIONS
     return document
 
@@ -212,6 +265,15 @@ def quality(
 def group_by_value(keys: np.ndarray) -> np.ndarray:
     """Numbers equal rows (or values) of `keys` alike, 0 upwards in sorted order."""
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _mean_cosine(unit: np.ndarray, group: np.ndarray) -> float | None:
+    """Returns the mean cosine of pairs of (N, D) unit rows in one group; None without a pair."""
+    sums, sizes = _group_sums(unit, group)
+    pairs = float((sizes * (sizes - 1)).sum())
+    shared = sizes > 1
+    cosine = ((sums[shared] ** 2).sum(axis=1) - sizes[shared]).sum()
+    return float(cosine / pairs) if pairs else None
 
 
 def _group_sums(rows: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class Moc(Quantizer):
         return {}, arrays
 
     @classmethod
-    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Moc:
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
         levels = sum(name.startswith("codebooks.") for name in arrays)
         return cls(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Pq(Quantizer):
         return {}, {f"slices.{level}": book for level, book in enumerate(self._slices)}
 
     @classmethod
-    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Pq:
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
         return cls(tuple(arrays[f"slices.{level}"] for level in range(len(arrays))))
 

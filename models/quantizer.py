@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -70,3 +71,8 @@ class Quantizer(abc.ABC):
     @abc.abstractmethod
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns (JSON configuration, named arrays) from which `from_state` rebuilds it."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
+        """Rebuilds the quantizer from what `state` returned."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Rqkmeans(ResidualQuantizer):
         return {"beam": self._beam}, arrays
 
     @classmethod
-    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Rqkmeans:
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
         beam = config["beam"]
         if not isinstance(beam, int):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class Rqvae(ResidualQuantizer):
         return config, arrays
 
     @classmethod
-    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Rqvae:
+    def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
         levels = sum(name.startswith("codebooks.") for name in arrays)
         names, beam = config.get("tags"), config["beam"]

@@ -22,10 +22,13 @@ class SidLayout:
     Attributes:
       codebook_sizes: codes per level, coarse to fine, each at least 2.
       suffix_bits: bits left for the suffix number, 0 to 16.
+      hierarchical: False when the codes are those of parallel codebooks: packed in the same way,
+        but prefixes mean nothing.
     """
 
     codebook_sizes: tuple[int, ...]
     suffix_bits: int = DEFAULT_SUFFIX_BITS
+    hierarchical: bool = True
 
     def __post_init__(self) -> None:
         if not self.codebook_sizes or min(self.codebook_sizes) < 2:
@@ -45,11 +48,11 @@ class SidLayout:
             )
 
     @classmethod
-    def fitting(cls, codebook_sizes: Sequence[int]) -> SidLayout:
+    def fitting(cls, codebook_sizes: Sequence[int], hierarchical: bool = True) -> SidLayout:
         """Returns the layout with 16 suffix bits, or as many as a signed 64-bit SID leaves."""
         code_bits = sum(_bits(size) for size in codebook_sizes)
         suffix_bits = max(0, min(DEFAULT_SUFFIX_BITS, SIGNED_BITS - code_bits))
-        return cls(tuple(codebook_sizes), suffix_bits)
+        return cls(tuple(codebook_sizes), suffix_bits, hierarchical)
 
     @property
     def num_levels(self) -> int:
@@ -145,8 +148,14 @@ class SidLayout:
         """Returns the first and last SID (inclusive) that a prefix of codes can have.
 
         Raises:
-          ValueError: the prefix is longer than L or a code is out of range.
+          ValueError: the prefix is longer than L, a code is out of range, or the codes are those
+            of parallel codebooks.
         """
+        if not self.hierarchical and 0 < len(prefix) < self.num_levels:
+            raise ValueError(
+                f"prefix {format_codes(prefix)}: the codes come from parallel codebooks, which "
+                f"have no order and no prefixes; give all {self.num_levels} codes"
+            )
         if len(prefix) > self.num_levels:
             raise ValueError(
                 f"prefix {format_codes(prefix)} has {len(prefix)} codes, the layout has "
@@ -166,15 +175,24 @@ class SidLayout:
 
     def to_json(self) -> dict[str, object]:
         """Returns the layout as plain JSON values."""
-        return {"codebook_sizes": list(self.codebook_sizes), "suffix_bits": self.suffix_bits}
+        return {
+            "codebook_sizes": list(self.codebook_sizes),
+            "suffix_bits": self.suffix_bits,
+            "hierarchical": self.hierarchical,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> SidLayout:
         """Reads what `to_json` wrote."""
         sizes, suffix_bits = value["codebook_sizes"], value["suffix_bits"]
-        if not isinstance(sizes, list) or not isinstance(suffix_bits, int):
+        hierarchical = value.get("hierarchical", True)
+        if not (
+            isinstance(sizes, list)
+            and isinstance(suffix_bits, int)
+            and isinstance(hierarchical, bool)
+        ):
             raise ValueError(f"not a SID layout: {dict(value)}")
-        return cls(tuple(int(size) for size in sizes), suffix_bits)
+        return cls(tuple(int(size) for size in sizes), suffix_bits, hierarchical)
 
 
 def _bits(codebook_size: int) -> int:

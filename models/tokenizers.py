@@ -47,6 +47,26 @@ def quantizer_config(kind: str) -> type[QuantizerConfig]:
     raise ValueError(f"quantizer kind {kind!r} is unknown: use rqvae, rqkmeans, moc, vq or pq")
 
 
+def quantizer_class(kind: str) -> type[Quantizer]:
+    """Returns the class of a fitted tokenizer of a kind.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
+    match kind:
+        case "rqvae":
+            return Rqvae
+        case "rqkmeans":
+            return Rqkmeans
+        case "moc":
+            return Moc
+        case "vq":
+            return Vq
+        case "pq":
+            return Pq
+    raise ValueError(f"quantizer kind {kind!r} is unknown: use rqvae, rqkmeans, moc, vq or pq")
+
+
 def fit_quantizer(
     config: QuantizerConfig,
     embeddings: np.ndarray,
@@ -151,18 +171,7 @@ def from_files(files: Mapping[str, bytes]) -> Quantizer:
             f"{FORMAT_VERSION}"
         )
     arrays = safetensors.numpy.load(files[MODEL_FILE])
-    match config["kind"]:
-        case "rqvae":
-            return Rqvae.from_state(config, arrays)
-        case "rqkmeans":
-            return Rqkmeans.from_state(config, arrays)
-        case "moc":
-            return Moc.from_state(config, arrays)
-        case "vq":
-            return Vq.from_state(config, arrays)
-        case "pq":
-            return Pq.from_state(config, arrays)
-    raise ValueError(f"tokenizer is of unknown kind {config['kind']!r}")
+    return quantizer_class(config["kind"]).from_state(config, arrays)
 
 
 def _json(document: Mapping[str, object]) -> bytes:

@@ -7,8 +7,8 @@ Tensors, levels counted from 1 as in the codes:
   `row_start`: uint32/uint64, (leaves + 1,), only where items share IDs: the rows of leaf i are
     `row_start[i]` .. `row_start[i + 1] - 1`. Without it leaf i is row i.
 The root's children are all nodes of level 1; leaves are the nodes of level T. Metadata: `format`
-"semid.trie", `version` "1", `layout` (JSON: codebook_sizes, suffix_bits), `depth` T, `rows`. When T
-is one more than the number of codebook sizes, the last level is the suffix number.
+"semid.trie", `version` "1", `layout` (JSON: codebook_sizes, suffix_bits, hierarchical), `depth` T,
+`rows`. When T is one more than the number of codebook sizes, the last level is the suffix number.
 
 With safetensors alone, all IDs that start with code 17:
   tensors = safetensors.numpy.load_file("trie.safetensors")

@@ -39,7 +39,9 @@ def compare(tables: PublishedTables, others: Sequence[str]) -> dict[str, dict[st
     )
     codes = sample.base_codes
     compared = {
-        "published": _measure(sample, codes, published.codebook_sizes, published.decode(codes))
+        "published": _measure(
+            sample, codes, published.codebook_sizes, published.decode(codes), published.hierarchical
+        )
     }
     for name in others:
         if name.endswith(".parquet"):
@@ -62,7 +64,8 @@ def _measure_tokenizer(sample: Sample, root: Root, name: str) -> dict[str, Any]:
         codes = quantizer.encode(sample.embeddings)
     except ValueError as error:
         raise UsageError(f"--compare {name}: {error}") from error
-    return _measure(sample, codes, quantizer.codebook_sizes, quantizer.decode(codes))
+    decoded = quantizer.decode(codes)
+    return _measure(sample, codes, quantizer.codebook_sizes, decoded, quantizer.hierarchical)
 
 
 def _measure_file(sample: Sample, path: str) -> dict[str, Any]:
@@ -113,9 +116,15 @@ def _measure(
     codes: np.ndarray,
     sizes: Sequence[int],
     decoded: np.ndarray | None = None,
+    hierarchical: bool = True,
 ) -> dict[str, Any]:
     document = quality(
-        codes, sizes, sample.embeddings, decoded=decoded, category_paths=sample.category_paths
+        codes,
+        sizes,
+        sample.embeddings,
+        decoded=decoded,
+        category_paths=sample.category_paths,
+        hierarchical=hierarchical,
     )
     document.pop("definitions")
     return document

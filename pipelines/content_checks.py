@@ -184,7 +184,7 @@ def check_tokenizer(tables: PublishedTables, layout: SidLayout) -> Iterator[str 
         return
     if actual != expected:
         yield f"{expected} was altered: it is {actual}"
-    if SidLayout.fitting(quantizer.codebook_sizes) != layout:
+    if SidLayout.fitting(quantizer.codebook_sizes, quantizer.hierarchical) != layout:
         yield f"{expected} does not fit {layout}"
     yield 1
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from models.sid import SidLayout
 from pipelines.root import Published, Root
 from pipelines.runs import Run
 from schemas.manifest import FileEntry, Fingerprints, Manifest
@@ -15,7 +16,8 @@ from schemas.tables import Change
 from semid_transforms import files
 
 TABLES = ("items", "reserved", "nodes", "ngrams", "embeddings", "catalog", "rejects", "changes")
-"""Parquet tables of a generation; `trie/trie.safetensors` and `metrics.json` stand beside them."""
+"""Parquet tables of a generation; `metrics.json` and, where codes have levels,
+`trie/trie.safetensors` stand beside them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ def build_manifest(
     carried = {}
     if parent.manifest is not None:
         carried = {file.path: file for file in parent.manifest.files}
-    entries = [_describe(run, path, carried, parent) for path in _files(run)]
+    paths = _files(run, SidLayout.from_json(fingerprints.layout).hierarchical)
+    entries = [_describe(run, path, carried, parent) for path in paths]
     rows = Counter[str]()
     for entry in entries:
         rows[entry.path.split("/")[0]] += entry.rows or 0
@@ -88,14 +91,15 @@ def build_manifest(
     )
 
 
-def _files(run: Run) -> list[str]:
+def _files(run: Run, has_trie: bool) -> list[str]:
     """Returns the generation's files, relative to its folder, in order."""
     found = [
         f"{table}/{files.base_name(path)}"
         for table in TABLES
         for path in files.list_files(run.output(table), ".parquet")
     ]
-    return [*found, "trie/trie.safetensors", "metrics.json"]
+    trie = ["trie/trie.safetensors"] if has_trie else []
+    return [*found, *trie, "metrics.json"]
 
 
 def _describe(run: Run, path: str, carried: dict[str, FileEntry], parent: Published) -> FileEntry:

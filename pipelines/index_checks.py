@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.sid import SidLayout
-from pipelines.published_tables import PublishedTables
+from pipelines.published_tables import TRIE, PublishedTables
 
 
 def check_trie(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> Iterator[str | int]:
     """Leaf i of the trie is row i of the items."""
+    if not any(entry.path == TRIE for entry in tables.manifest.files):
+        yield f"{TRIE} is not in the manifest"
+        return
     trie = tables.read_trie()
     sids = items["sid"].to_numpy()
     if trie.layout != layout:
@@ -34,9 +37,20 @@ def check_trie(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> I
     yield len(sids)
 
 
+def check_no_trie(tables: PublishedTables) -> Iterator[str | int]:
+    """A generation of codes without levels pretends to no trie and no nodes."""
+    for entry in tables.manifest.files:
+        if entry.path.split("/")[0] in ("trie", "nodes"):
+            yield f"{entry.path} is there, but the codes come from parallel codebooks"
+    yield len(tables.manifest.files)
+
+
 def check_nodes(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
     """The node table is that of the trie."""
     nodes = tables.read("nodes")
+    if not nodes.num_columns:
+        yield "there are none"
+        return
     trie = tables.read_trie()
     start = 0
     for depth in range(1, layout.num_levels + 1):

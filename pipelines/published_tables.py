@@ -9,11 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.sid import SidLayout
 from models.trie import Trie
 from models.trie_file import read_trie
+from pipelines.errors import UsageError
 from pipelines.root import Root
 from schemas.manifest import Manifest
 from semid_transforms import files
+
+TRIE = "trie/trie.safetensors"
+NO_TRIE = "no trie and no nodes: the codes come from parallel codebooks, which have no prefixes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,11 @@ class PublishedTables:
     generation: str
     manifest: Manifest
 
+    @property
+    def layout(self) -> SidLayout:
+        """Layout of its SIDs."""
+        return SidLayout.from_json(self.manifest.fingerprints.layout)
+
     def path(self, name: str) -> str:
         """Path of a file of the generation, named as in the manifest."""
         return files.join(self.root.folder(self.generation), *name.split("/"))
@@ -44,8 +54,14 @@ class PublishedTables:
         return pa.concat_tables(tables).combine_chunks() if tables else pa.table({})
 
     def read_trie(self) -> Trie:
-        """Opens the trie, memory-mapped; a remote one is copied first."""
-        path = self.path("trie/trie.safetensors")
+        """Opens the trie, memory-mapped; a remote one is copied first.
+
+        Raises:
+          UsageError: the generation has none.
+        """
+        if not self.layout.hierarchical:
+            raise UsageError(f"generation {self.generation} has {NO_TRIE}")
+        path = self.path(TRIE)
         if files.is_local(path):
             return read_trie(path)
         with tempfile.NamedTemporaryFile(suffix=".safetensors") as local:

@@ -10,13 +10,10 @@ import yaml
 
 from models.ngrams import NgramFeature, vocabulary_size
 from models.sid import SidLayout
-from models.tokenizers import QuantizerConfig, quantizer_config
+from models.tokenizers import QuantizerConfig, quantizer_class, quantizer_config
 from pipelines.errors import UsageError
 from schemas.config import JobConfig, canonical_json, fingerprint, parse
 from semid_transforms import files
-
-HIERARCHICAL_KINDS = ("rqvae", "rqkmeans")
-"""Tokenizers whose codes go coarse to fine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +35,8 @@ class Settings:
     @property
     def layout(self) -> SidLayout:
         """Layout of the SIDs this configuration makes."""
-        return SidLayout.fitting(self.quantizer.codebook_sizes)
+        hierarchical = quantizer_class(self.kind).hierarchical
+        return SidLayout.fitting(self.quantizer.codebook_sizes, hierarchical)
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -128,16 +126,30 @@ def parse_settings(value: Any) -> Settings:
 
 
 def require_levels(settings: Settings) -> None:
-    """Refuses a tokenizer without coarse-to-fine levels, before anything starts.
+    """Refuses what needs coarse-to-fine levels of a tokenizer that has none, at the start.
 
     Raises:
-      UsageError: SIDs, the trie and prefix features cannot be made of its codes.
+      UsageError: the collision policy or a feature needs prefixes; the message names each fix.
     """
-    if settings.kind not in HIERARCHICAL_KINDS:
+    if settings.layout.hierarchical:
+        return
+    problems = []
+    if settings.job.collisions.policy == "reassign":
+        problems.append(
+            "collisions.policy: reassign moves an item to another last code under the same prefix: "
+            "set it to suffix (number items of equal codes) or none (let them share an ID)"
+        )
+    windows = [feature.name for feature in settings.features if feature.name != "unigram"]
+    if windows:
+        problems.append(
+            f"ngrams: {', '.join(windows)} join{'s' * (len(windows) == 1)} codes that follow each "
+            f"other: set ngrams to [{{name: unigram}}] (one id per codebook) or []"
+        )
+    if problems:
         raise UsageError(
-            f"quantizer.kind: {settings.kind} has no coarse-to-fine levels, which SIDs, the trie "
-            f"and prefix features are made of: use {' or '.join(HIERARCHICAL_KINDS)}. `semid fit` "
-            f"and `semid metrics --compare` take it"
+            f"quantizer.kind: the codes of {settings.kind} have no order and no prefixes\n  "
+            + "\n  ".join(problems)
+            + "\nor use rqvae or rqkmeans"
         )
 
 

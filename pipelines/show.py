@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from models.sid import SidLayout, format_codes, parse_codes
 from pipelines.errors import UsageError
-from pipelines.published_tables import PublishedTables
+from pipelines.published_tables import NO_TRIE, PublishedTables
 from pipelines.root import Root
+from schemas.arrays import matrix_from_list
 from semid_transforms import files
 from semid_transforms.placing import ShardPlan, read_range
 
@@ -25,11 +26,6 @@ _COLUMNS = pa.schema(
 @dataclasses.dataclass(frozen=True)
 class View(PublishedTables):
     """A published generation, opened for looking things up."""
-
-    @property
-    def layout(self) -> SidLayout:
-        """Layout of its SIDs."""
-        return SidLayout.from_json(self.manifest.fingerprints.layout)
 
     def items_in(self, first: int, last: int) -> pa.RecordBatch:
         """Returns the items with SIDs in an inclusive range, in SID order."""
@@ -69,7 +65,8 @@ def show_item(view: View, item_id: str, limit: int = 10) -> dict[str, Any]:
     """Shows an item and the items that share its longest prefixes.
 
     Neighbours are found by widening the prefix: first the items that share L-1 codes, then L-2,
-    until `limit` are found.
+    until `limit` are found. Codes of parallel codebooks have no prefixes: there the items with the
+    most equal codes are shown.
 
     Raises:
       UsageError: the item is not in the generation.
@@ -145,6 +142,7 @@ def show_prefix(view: View, text: str, limit: int = 10) -> dict[str, Any]:
         "label": _labels(view, [codes]).get(tuple(codes)),
         "children": _children(view, codes, limit),
         "sample": _sample(view, rows, limit),
+        "absent": None if layout.hierarchical else NO_TRIE,
     }
 
 
@@ -160,7 +158,8 @@ def show_text(shown: dict[str, Any]) -> str:
                 lines.append(f"  {name:<20} {text}")
         for name, value in shown["features"].items():
             lines.append(f"  {name:<20} {value}")
-        lines.append("  items sharing its prefix")
+        absent = shown["absent"]
+        lines.append("  items sharing most codes" if absent else "  items sharing its prefix")
         lines += [
             f"    {row['shared']} codes  {row['sid_text']:<16} {row['title'] or row['item_id']}"
             for row in shown["neighbours"]
@@ -169,6 +168,8 @@ def show_text(shown: dict[str, Any]) -> str:
         name = shown["prefix"] or "all prefixes"
         label = f"  {shown['label']}" if shown["label"] else ""
         lines.append(f"{name}{label}  {shown['items']:,} items")
+        if shown["absent"]:
+            lines.append(f"  {shown['absent']}")
         lines += [
             f"  {row['prefix']:<16} {row['items']:>8,} items  {row['label'] or ''}"
             f"  e.g. {row['exemplar']}"
@@ -183,18 +184,13 @@ def show_text(shown: dict[str, Any]) -> str:
 
 def _describe_item(view: View, row: dict[str, Any], limit: int) -> dict[str, Any]:
     layout, codes = view.layout, row["codes"]
-    neighbours: list[dict[str, Any]] = []
-    seen = {row["item_id"]}
-    for length in range(layout.num_levels, -1, -1):
-        if len(neighbours) >= limit:
-            break
-        near = view.items_in(*layout.prefix_range(codes[:length]))
-        for other in _sample(view, near, limit + len(seen)):
-            if other["item_id"] not in seen and len(neighbours) < limit:
-                seen.add(other["item_id"])
-                neighbours.append({**other, "shared": length})
+    if layout.hierarchical:
+        neighbours = _sharing_prefixes(view, row, limit)
+    else:
+        neighbours = _sharing_codes(view, row, limit)
     title, path = view.titles([row["item_id"]]).get(row["item_id"], (None, None))
-    prefixes = [codes[: length + 1] for length in range(len(codes))]
+    lengths = range(1, len(codes) + 1) if layout.hierarchical else ()
+    prefixes = [codes[:length] for length in lengths]
     labels = _labels(view, prefixes)
     known = [labels.get(tuple(prefix)) for prefix in prefixes]
     features = [feature["name"] for feature in view.manifest.config["ngrams"]]
@@ -212,10 +208,42 @@ def _describe_item(view: View, row: dict[str, Any], limit: int) -> dict[str, Any
         "first_generation": row["first_generation"],
         "features": {name: row[name] for name in features},
         "neighbours": neighbours,
+        "absent": None if layout.hierarchical else NO_TRIE,
     }
 
 
-def _sample(view: View, rows: pa.RecordBatch, limit: int) -> list[dict[str, Any]]:
+def _sharing_prefixes(view: View, row: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+    """Returns other items, those with the longest common prefixes first."""
+    neighbours: list[dict[str, Any]] = []
+    seen = {row["item_id"]}
+    for length in range(view.layout.num_levels, -1, -1):
+        if len(neighbours) >= limit:
+            break
+        near = view.items_in(*view.layout.prefix_range(row["codes"][:length]))
+        for other in _sample(view, near, limit + len(seen)):
+            if other["item_id"] not in seen and len(neighbours) < limit:
+                seen.add(other["item_id"])
+                neighbours.append({**other, "shared": length})
+    return neighbours
+
+
+def _sharing_codes(view: View, row: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+    """Returns other items, those with the most equal codes first; reads the codes of every item."""
+    best: list[pa.Table] = []
+    for path in view.paths("items"):
+        table = files.read_table(path, ["item_id", "sid", "codes"])
+        table = table.filter(pc.not_equal(table["item_id"], row["item_id"]))
+        codes = matrix_from_list(table["codes"], view.layout.num_levels)
+        shared = pa.array((codes == np.array(row["codes"])).sum(axis=1))
+        table = table.drop(["codes"]).append_column("shared", shared)
+        keys = [("shared", "descending"), ("sid", "ascending"), ("item_id", "ascending")]
+        best = [pa.concat_tables([*best, table]).sort_by(keys).slice(0, limit)]
+    samples = _sample(view, best[0], limit)
+    counts = best[0]["shared"].to_pylist()
+    return [{**other, "shared": n} for other, n in zip(samples, counts, strict=True)]
+
+
+def _sample(view: View, rows: pa.RecordBatch | pa.Table, limit: int) -> list[dict[str, Any]]:
     some = rows.slice(0, limit).to_pylist()
     titles = view.titles([row["item_id"] for row in some])
     return [
@@ -256,6 +284,8 @@ def _children(view: View, codes: Sequence[int], limit: int) -> list[dict[str, An
 
 def _labels(view: View, prefixes: Sequence[Sequence[int]]) -> dict[tuple[int, ...], str | None]:
     layout = view.layout
+    if not prefixes:
+        return {}
     wanted = {}
     for codes in prefixes:
         if codes:

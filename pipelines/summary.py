@@ -60,16 +60,19 @@ def outcome_json(root: Root, outcome: Outcome) -> dict[str, Any]:
 def metrics_text(metrics: dict[str, Any]) -> str:
     """Lays the quality table out; definitions are in `metrics.json` and `semid metrics`."""
     before, after = metrics["before"], metrics["after"]
-    lines = ["  level       codes used       perplexity/K   Gini   cosine sharing the prefix"]
+    levels = "prefix_cosine" in before
+    cosines = before["prefix_cosine" if levels else "code_cosine"]
+    head = ("level   ", "prefix") if levels else ("codebook", "code")
+    lines = [f"  {head[0]}    codes used       perplexity/K   Gini   cosine sharing the {head[1]}"]
     for number, level in enumerate(before["levels"], start=1):
-        cosine = before["prefix_cosine"][number]
+        cosine = cosines[number]
         lines.append(
             f"    {number:<9} {level['used_codes']:>5} of {level['codebook_size']:<6} "
             f"{level['perplexity_share']:>10.3f} {level['gini']:>9.3f} {_number(cosine):>12}"
         )
     floor = metrics["collisions_floor"]
     lines += [
-        f"    any pair {_number(before['prefix_cosine'][0]):>55}",
+        f"    any pair {_number(cosines[0]):>55}",
         f"  collisions  before: {before['collisions']['b']:.2%} of items share their codes "
         f"(A {before['collisions']['a']:.2%}, largest {before['collisions']['largest']}; identical "
         f"texts alone {floor['b']:.2%})",
@@ -78,20 +81,33 @@ def metrics_text(metrics: dict[str, Any]) -> str:
         + "  ".join(f"{name} {count:,}" for name, count in metrics["placements"].items()),
         f"  1 - R2      {before['one_minus_r2']:.4f} before, {after['one_minus_r2']:.4f} after "
         f"collision resolution",
-        "  neighbours  "
-        + "  ".join(
-            f"{share:.1%} share {length} code{'s' * (length > 1)}"
-            for length, share in enumerate(before["neighbourhood"]["share"], start=1)
-        )
-        + f" (nearest {before['neighbourhood']['k']})",
+        _neighbours(before, levels),
     ]
+    if not levels:
+        lines.append("  codes of parallel codebooks: no prefixes, so no figures by prefix")
     for row in before.get("category_agreement", []):
         if row["prefix"] == 1 and row["depth"] <= 2:
             lines.append(
                 f"  category    depth {row['depth']}: {_share(row['share'])} of pairs sharing 1 "
                 f"code agree, chance {_share(row['chance'])}"
             )
+    for row in before.get("code_category_agreement", []):
+        if row["depth"] == 1:
+            lines.append(
+                f"  category    depth 1: {_share(row['share'])} of pairs sharing the code of "
+                f"codebook {row['codebook']} agree, chance {_share(row['chance'])}"
+            )
     return "\n".join(lines)
+
+
+def _neighbours(before: dict[str, Any], levels: bool) -> str:
+    found = before["neighbourhood" if levels else "neighbours_sharing"]
+    many = "" if levels else " or more"
+    shares = (
+        f"{share:.1%} share {length} code{'s' * (length > 1)}{many}"
+        for length, share in enumerate(found["share"], start=1)
+    )
+    return f"  neighbours  {'  '.join(shares)} (nearest {found['k']})"
 
 
 def comparison_text(compared: dict[str, dict[str, Any]]) -> str:
@@ -100,13 +116,19 @@ def comparison_text(compared: dict[str, dict[str, Any]]) -> str:
         "  compared on one sample of items (B: items sharing their codes, before resolution)",
         f"    {'':<24} {'items':>8} {'B':>7}  {'perplexity/K':<28} {'cosine, 1..L codes':<30} 1-R2",
     ]
+    flat = False
     for name, document in compared.items():
         use = " ".join(f"{level['perplexity_share']:.2f}" for level in document["levels"])
-        cosine = " ".join(_number(value) for value in document["prefix_cosine"][1:])
+        levels = "prefix_cosine" in document
+        flat = flat or not levels
+        cosines = document["prefix_cosine" if levels else "code_cosine"][1:]
+        cosine = " ".join(_number(value) for value in cosines) + " *" * (not levels)
         lines.append(
             f"    {name[-24:]:<24} {document['items']:>8,} {document['collisions']['b']:>7.2%}  "
             f"{use:<28} {cosine:<30} {_number(document.get('one_minus_r2'))}"
         )
+    if flat:
+        lines.append("    * parallel codebooks: of pairs sharing the code of codebook 1, 2, ...")
     return "\n".join(lines)
 
 
@@ -134,6 +156,7 @@ def definitions_text(metrics: dict[str, Any]) -> str:
 def verdict_text(verdict: Verdict) -> str:
     """Summarises a verification."""
     looked = "  ".join(f"{name} {count:,}" for name, count in verdict.checks.items())
+    looked += "".join(f"\n  absent: {what}" for what in verdict.absent)
     if not verdict.problems:
         return f"generation {verdict.generation} is sound\n  checked: {looked}"
     lines = [f"  [{problem.invariant}] {problem.detail}" for problem in verdict.problems]

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from models.sid import SidLayout
 from pipelines.content_checks import (
     check_catalog,
     check_embeddings,
@@ -24,8 +23,8 @@ from pipelines.content_checks import (
     check_tokenizer,
 )
 from pipelines.identity_checks import check_changes, check_parent, check_reserved
-from pipelines.index_checks import check_nodes, check_trie, check_vocabulary
-from pipelines.published_tables import PublishedTables
+from pipelines.index_checks import check_no_trie, check_nodes, check_trie, check_vocabulary
+from pipelines.published_tables import NO_TRIE, PublishedTables
 from pipelines.root import Root
 from semid_transforms.quantizing import load_tokenizer
 
@@ -53,11 +52,13 @@ class Verdict:
       generation: that was verified.
       checks: names of the checks that ran, with the number of rows or files each looked at.
       problems: empty when every invariant holds.
+      absent: what this generation does not have, and why.
     """
 
     generation: str
     checks: dict[str, int]
     problems: list[Problem]
+    absent: list[str] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the verdict as plain JSON values."""
@@ -84,7 +85,7 @@ def _run_checks(tables: PublishedTables, verdict: Verdict) -> None:
 
     Stops early where nothing further can be judged: altered files, or tables of another shape.
     """
-    layout = SidLayout.from_json(tables.manifest.fingerprints.layout)
+    layout = tables.layout
     _record(verdict, "files", 6, check_files(tables))
     if not verdict.problems:
         _record(verdict, "schemas", 2, check_schemas(tables, layout))
@@ -96,8 +97,12 @@ def _run_checks(tables: PublishedTables, verdict: Verdict) -> None:
     _record(verdict, "items", 2, check_items(tables, items, layout))
     _record(verdict, "n-gram columns", 2, check_features(tables, items, layout))
     _record(verdict, "catalog", 2, check_catalog(tables, items))
-    _record(verdict, "trie", 3, check_trie(tables, items, layout))
-    _record(verdict, "nodes", 3, check_nodes(tables, layout))
+    if layout.hierarchical:
+        _record(verdict, "trie", 3, check_trie(tables, items, layout))
+        _record(verdict, "nodes", 3, check_nodes(tables, layout))
+    else:
+        verdict.absent.append(NO_TRIE)
+        _record(verdict, "no trie", 3, check_no_trie(tables))
     _record(verdict, "n-gram vocabulary", 3, check_vocabulary(tables, items))
     _record(verdict, "reserved", 4, check_reserved(tables, items))
     _record(verdict, "changes", 4, check_changes(tables, items))

@@ -69,6 +69,7 @@ def fit_tokenizer(
         rows,
         decoded=quantizer.decode(codes),
         category_paths=None if paths is None else paths[:_METRICS_ROWS],
+        hierarchical=quantizer.hierarchical,
     )
     return to_files(quantizer, {"origin": dict(origin), "fit": report, "quality": measured})
 

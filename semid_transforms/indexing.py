@@ -223,7 +223,10 @@ class _Index(beam.DoFn):
 
 @dataclasses.dataclass
 class IndexItems(beam.PTransform):
-    """Builds trie and nodes, the n-gram vocabulary, and the quality table, side by side."""
+    """Builds trie and nodes, the n-gram vocabulary, and the quality table, side by side.
+
+    Codes of parallel codebooks have no prefixes, so there is no trie and no node of them.
+    """
 
     paths: IndexPaths
     layout: SidLayout
@@ -231,9 +234,10 @@ class IndexItems(beam.PTransform):
     shared: bool
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
+        tasks = ["trie", "ngrams", "metrics"] if self.layout.hierarchical else ["ngrams", "metrics"]
         return (
             root
-            | "Tasks" >> beam.Create(["trie", "ngrams", "metrics"])
+            | "Tasks" >> beam.Create(tasks)
             | "SpreadTasks" >> beam.Reshuffle()
             | "Index"
             >> beam.ParDo(

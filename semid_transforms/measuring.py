@@ -118,6 +118,7 @@ def measure(
             sample.embeddings,
             decoded=quantizer.decode(codes),
             category_paths=sample.category_paths,
+            hierarchical=quantizer.hierarchical,
         )
         every = matrix_from_list(table[column], quantizer.num_levels)
         measured["items"] = table.num_rows

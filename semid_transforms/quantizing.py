@@ -44,12 +44,12 @@ def histogram_length(layout: SidLayout) -> int:
     """Returns the longest prefix that is at most L-2 codes and 20 bits.
 
     Shards are cut between whole prefixes of this length: items spill under one prefix of L-2 codes,
-    and a histogram of a million prefixes is small everywhere.
+    and a histogram of a million prefixes is small everywhere. Codes of parallel codebooks never
+    spill: only items of equal codes must meet, so all L codes may count.
     """
+    longest = layout.num_levels - 2 if layout.hierarchical else layout.num_levels
     length = 0
-    while (
-        length < layout.num_levels - 2 and sum(layout.level_bits[: length + 1]) <= _HISTOGRAM_BITS
-    ):
+    while length < longest and sum(layout.level_bits[: length + 1]) <= _HISTOGRAM_BITS:
         length += 1
     return length
 

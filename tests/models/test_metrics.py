@@ -62,6 +62,30 @@ def test_neighbourhood_does_not_count_an_item_as_its_own_neighbour():
     assert metrics.neighbourhood(codes, same, neighbours=5) == [0.0]
 
 
+def test_parallel_codebooks_are_measured_one_by_one():
+    unit = EMBEDDINGS / np.linalg.norm(EMBEDDINGS, axis=1, keepdims=True)
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+
+    def mean(column):
+        return np.mean([unit[i] @ unit[j] for i, j in pairs if column[i] == column[j]])
+
+    expected = [mean(np.zeros(5)), mean(CODES[:, 0]), mean(CODES[:, 1])]
+    assert metrics.code_cosine(CODES, EMBEDDINGS) == pytest.approx(expected)
+    rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "f4")
+    codes = np.array([[0, 7], [1, 7], [2, 3], [2, 3]])
+    # An equal second code counts although the first codes differ.
+    assert metrics.neighbours_sharing(codes, rows, neighbours=1) == [1.0, 0.5]
+    assert metrics.neighbourhood(codes, rows, neighbours=1) == [0.5, 0.5]
+    assert metrics.neighbours_sharing(codes[:1], rows[:1]) == [0.0, 0.0]
+    paths = [["a"], ["a"], ["b"], ["b"], ["b"]]
+    document = metrics.quality(CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False)
+    agreement = document["code_category_agreement"]
+    assert [row["codebook"] for row in agreement] == [1, 2]
+    assert agreement[1]["share"] == pytest.approx(2 / 4)  # pairs of items 0 1 4, and of 2 3
+    measured = set(document) - {"items", "levels", "collisions", "definitions"}
+    assert measured == {"code_cosine", "neighbours_sharing", "code_category_agreement"}
+
+
 def test_category_agreement():
     paths = [["a", "x"], ["a", "y"], ["b"], None, ["b", "z"]]
     one = metrics.category_agreement(CODES, paths, depth=1, length=1)

@@ -171,7 +171,7 @@ def test_safetensors_alone_reads_it(tmp_path):
         assert file.metadata() == {
             "format": "semid.trie",
             "version": "1",
-            "layout": '{"codebook_sizes": [256, 300], "suffix_bits": 16}',
+            "layout": '{"codebook_sizes": [256, 300], "suffix_bits": 16, "hierarchical": true}',
             "depth": "3",
             "rows": "4",
         }

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.beam_options import build_options
-from pipelines.errors import GateRefusedError, UsageError
+from pipelines.errors import GateRefusedError
 from pipelines.fit import fit
 from pipelines.job import Job
 from pipelines.root import Root
@@ -84,19 +84,6 @@ def test_metrics_compare_tokenizers_and_ids_of_others(
     assert compared[str(peer)]["collisions"]["b"] == 1.0  # 20 tuples for 100 items
     assert jobs.command(tmp_path, *arguments) == 0
     assert "peer.parquet" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("kind", ["moc", "pq", "vq"])
-def test_codes_without_levels_can_be_fitted_but_not_published(
-    tmp_path: Path, catalog: str, kind: str
-) -> None:
-    sizes = [16] if kind == "vq" else [8, 8]
-    config: dict = {"quantizer": {"kind": kind, "codebook_sizes": sizes}, "ngrams": []}
-    if kind == "moc":
-        config["quantizer"]["training"] = {"steps": 3, "warmup_steps": 1}
-    with pytest.raises(UsageError, match="no coarse-to-fine levels"):
-        jobs.run(catalog, tmp_path / "root", config)
-    assert len(fit_on(catalog, tmp_path / "root", config)) == 64
 
 
 def test_comparing_with_what_is_not_there_is_refused(tmp_path: Path, catalog: str) -> None:

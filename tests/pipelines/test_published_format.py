@@ -59,7 +59,7 @@ def test_safetensors_alone_reproduces_every_sid(folder, text_root):
         metadata = file.metadata()
     tensors = safetensors.numpy.load_file(path)
     layout = json.loads(metadata["layout"])
-    assert layout == {"codebook_sizes": [16, 16, 16], "suffix_bits": 16}
+    assert layout == {"codebook_sizes": [16, 16, 16], "suffix_bits": 16, "hierarchical": True}
     depth = int(metadata["depth"])
     codes = tensors["tokens.1"].astype(np.int64)[:, None]
     for level in range(1, depth):
