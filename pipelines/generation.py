@@ -88,6 +88,7 @@ def build_manifest(
         config=config,
         shards=results["place"]["shards"],
         files=entries,
+        parent_manifest_sha256=parent.manifest_sha256,
     )
 
 

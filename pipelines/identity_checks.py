@@ -11,11 +11,45 @@ import pyarrow.compute as pc
 
 from pipelines.errors import UsageError
 from pipelines.published_tables import PublishedTables, lookup, repeated
+from pipelines.root import MANIFEST
 from schemas.arrays import mask_from_bool
 from schemas.tables import (
     Change,
 )
 from semid_transforms import files
+
+
+def check_lineage(tables: PublishedTables) -> Iterator[str | int]:
+    """The manifest is the one that was published: CURRENT, or a descendant's manifest, names it.
+
+    The parent's is checked too where the parent is still there, because later checks compare with
+    its tables.
+    """
+    root, checked, reached = tables.root, 0, False
+    published = root.published()
+    generation, wanted, witness = published.generation, published.manifest_sha256, "CURRENT"
+    while generation and files.exists(files.join(root.folder(generation), MANIFEST)):
+        digest = root.manifest_sha256(generation)
+        if digest != wanted:
+            yield (
+                f"the manifest of generation {generation} was altered after it was published: "
+                f"sha256 {digest[:16]}..., {witness} says {str(wanted)[:16]}..."
+            )
+            break
+        checked += 1
+        if reached:
+            break
+        reached = generation == tables.generation
+        manifest = root.manifest(generation)
+        witness = f"generation {generation}"
+        generation, wanted = manifest.parent, manifest.parent_manifest_sha256
+    else:
+        if not reached:
+            yield (
+                f"neither CURRENT nor a generation it grew from names generation "
+                f"{tables.generation}: it was not published, or a generation between was removed"
+            )
+    yield checked
 
 
 def check_reserved(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:

@@ -28,11 +28,13 @@ class Published:
       generation: id, None when nothing is published yet.
       manifest: of that generation.
       token: what a swap compares: the pointer's bytes, or its object generation on GCS.
+      manifest_sha256: of the manifest's bytes.
     """
 
     generation: str | None
     manifest: Manifest | None
     token: bytes | int | None
+    manifest_sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +85,18 @@ class Root:
         except ValueError as error:
             raise UsageError(f"{self.path}: {error}") from error
         manifest = self.manifest(current.generation)
-        digest = hashlib.sha256(self._manifest_bytes(current.generation)).hexdigest()
+        digest = self.manifest_sha256(current.generation)
         if digest != current.manifest_sha256:
             raise UsageError(
                 f"the manifest of generation {current.generation} was altered after it was "
                 f"published: sha256 {digest[:16]}..., CURRENT says "
                 f"{current.manifest_sha256[:16]}..."
             )
-        return Published(current.generation, manifest, token)
+        return Published(current.generation, manifest, token, digest)
+
+    def manifest_sha256(self, generation: str) -> str:
+        """Returns the hex digest of the manifest of a complete generation."""
+        return hashlib.sha256(self._manifest_bytes(generation)).hexdigest()
 
     def require_published(self) -> tuple[str, Manifest]:
         """Returns the published generation and its manifest.

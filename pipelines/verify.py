@@ -22,7 +22,7 @@ from pipelines.content_checks import (
     check_sources,
     check_tokenizer,
 )
-from pipelines.identity_checks import check_changes, check_parent, check_reserved
+from pipelines.identity_checks import check_changes, check_lineage, check_parent, check_reserved
 from pipelines.index_checks import check_no_trie, check_nodes, check_trie, check_vocabulary
 from pipelines.published_tables import NO_TRIE, PublishedTables
 from pipelines.root import Root
@@ -86,6 +86,7 @@ def _run_checks(tables: PublishedTables, verdict: Verdict) -> None:
     Stops early where nothing further can be judged: altered files, or tables of another shape.
     """
     layout = tables.layout
+    _record(verdict, "lineage", 6, check_lineage(tables))
     _record(verdict, "files", 6, check_files(tables))
     if not verdict.problems:
         _record(verdict, "schemas", 2, check_schemas(tables, layout))

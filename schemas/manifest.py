@@ -66,6 +66,8 @@ class Manifest:
       config: the effective configuration.
       shards: first SID of each part of `items/`, ascending.
       files: every file of the generation except this one.
+      parent_manifest_sha256: of the parent's manifest. CURRENT vouches for one manifest, and each
+        manifest for its parent's, so every generation that is kept can be checked.
     """
 
     generation: str
@@ -79,6 +81,7 @@ class Manifest:
     config: dict[str, Any]
     shards: list[int]
     files: list[FileEntry]
+    parent_manifest_sha256: str | None = None
     schema_version: int = SCHEMA_VERSION
     layout_version: int = LAYOUT_VERSION
 

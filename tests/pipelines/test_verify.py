@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -110,8 +111,38 @@ def test_a_generation_as_published_is_sound(grown):
     assert verdict.checks["reserved"] == 2
     assert verdict.checks["parent"] == 120
     assert min(verdict.checks.values()) > 0
-    first = sorted(path.name for path in (grown / "generations").iterdir())[0]
-    assert verify(Root(str(grown)), first).problems == []
+    assert verdict.checks["lineage"] == 2
+
+
+def test_an_older_generation_is_checked_against_what_its_child_says(damaged):
+    """CURRENT vouches for the newest manifest alone; each manifest vouches for its parent's."""
+    first = damaged.root.manifest(damaged.generation).parent
+    assert verify(damaged.root, first).problems == []
+    path = damaged.path / "generations" / first / "manifest.json"
+    kept = path.read_bytes()
+    path.write_bytes(kept.replace(b'"created": "2026', b'"created": "2025'))
+    for generation in (first, damaged.generation):
+        problems = [problem.detail for problem in verify(damaged.root, generation).problems]
+        assert len(problems) == 1
+        assert f"the manifest of generation {first} was altered" in problems[0]
+        assert f"generation {damaged.generation} says" in problems[0]
+    path.write_bytes(kept)
+    damaged.rewrite(parent_manifest_sha256=None)
+    assert_found(damaged, 6, first, "generation")
+
+
+def test_a_generation_that_was_not_published_is_found(damaged):
+    left = damaged.path / "generations" / "000002-unlucky0"
+    shutil.copytree(damaged.folder, left)
+    assert [p.detail.split(":")[:2] for p in verify(damaged.root, left.name).problems] == [
+        ["lineage", f" neither CURRENT nor a generation it grew from names generation {left.name}"]
+    ]
+
+
+def test_a_parent_that_was_removed_is_not_missed_by_lineage(damaged):
+    first = damaged.root.manifest(damaged.generation).parent
+    shutil.rmtree(damaged.path / "generations" / first)
+    assert verify(damaged.root).checks["lineage"] == 1
 
 
 @pytest.mark.parametrize("table", ["items", "nodes", "ngrams", "catalog", "embeddings", "changes"])

@@ -33,6 +33,7 @@ def manifest() -> Manifest:
         config={"input": {"max_reject_share": 0.05}, "text": None},
         shards=[0, 77],
         files=FILES,
+        parent_manifest_sha256="ff",
     )
 
 
