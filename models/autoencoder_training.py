@@ -26,6 +26,7 @@ from models.pair_mining import MINED_ROWS, SharedPairs, pair_loss, paired_depths
 from models.tag_supervision import TagHeads, TagSupervision
 from models.tags import TagTable
 from models.training_state import TrainingState
+from models.warm_start import StartingPoint, warm_training
 
 MAX_HOLDOUT = 4096
 # Rows on which collisions are watched while training: enough to have some, 40 ms on two cores.
@@ -46,12 +47,14 @@ class TrainingInputs:
         colliding pairs and evaluation.
       checkpoint: called with bytes after every look at the held-out rows.
       resume: such bytes, to go on from.
+      start: a trained model to go on from, in fewer and smaller steps (`warm_training`).
     """
 
     tags: TagTable | None = None
     stream: Callable[[int, int], Iterator[np.ndarray]] | None = None
     checkpoint: Callable[[bytes], None] | None = None
     resume: bytes | None = None
+    start: StartingPoint | None = None
 
     def __post_init__(self) -> None:
         if self.tags is not None and self.stream is not None:
@@ -117,23 +120,24 @@ def train_autoencoder(
       The model that was best on the held-out rows.
     """
     inputs = inputs or TrainingInputs()
+    sizes, words = config.codebook_sizes, () if inputs.start is None else inputs.start.codebooks
     settings, losses = config.training, config.losses
+    if inputs.start is not None:
+        settings = warm_training(settings)
     device = training_device(settings)
     generator = torch.Generator(device).manual_seed(settings.seed)
     scaling = InputScaling.of(embeddings, config.whitening)
     rows = torch.from_numpy(scaling.encoder_rows(embeddings)).to(device)
     targets = torch.from_numpy(scaling.target_rows(embeddings)).to(device)
     train, held_out = split_rows(len(rows), settings, generator)
-    networks = _build(config, scaling, embeddings, inputs.tags).to(device)
+    networks = _build(config, scaling, embeddings, inputs).to(device)
     tags = None if inputs.tags is None else torch.from_numpy(inputs.tags.ids).to(device)
     optimizer = _optimizer(networks, settings)
     state = TrainingState(networks, optimizer, generator, parallel)
     if inputs.resume is not None:
         state.load_bytes(inputs.resume)
     encode, decode = _fast(networks.encoder, settings), _fast(networks.decoder, settings)
-    fresh = None
-    if inputs.stream is not None:
-        fresh = inputs.stream(settings.batch_size, settings.seed + state.step)
+    fresh = inputs.stream and inputs.stream(settings.batch_size, settings.seed + state.step)
     depths = paired_depths(config)
     through = straight_through if config.estimator == "ste" else rotated
 
@@ -141,7 +145,7 @@ def train_autoencoder(
         if state.step >= settings.warmup_steps and state.codebooks is None:
             latents = in_blocks(encode, rows[train])
             state.codebooks = LearningCodebooks.from_kmeans(
-                latents, config.codebook_sizes, settings.batch_size, settings.seed, parallel
+                latents, sizes, settings.batch_size, settings.seed, parallel, words
             )
         codebooks = state.codebooks
         if depths and codebooks is not None and state.step % settings.mine_every == 0:
@@ -237,18 +241,21 @@ def in_blocks(network: Network, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _build(
-    config: RqvaeConfig, scaling: InputScaling, embeddings: np.ndarray, tags: TagTable | None
+    config: RqvaeConfig, scaling: InputScaling, embeddings: np.ndarray, inputs: TrainingInputs
 ) -> Autoencoder:
-    """Initialises the networks from the seed, leaving torch's own generator as it was."""
+    """Initialises the networks from seed or start, leaving torch's own generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         supervision = None
-        if tags is not None:
-            means = tags.embeddings(scaling.target_rows(embeddings))
+        if inputs.tags is not None:
+            means = inputs.tags.embeddings(scaling.target_rows(embeddings))
             supervision = TagSupervision(
                 config.tags, [torch.from_numpy(mean) for mean in means], config.latent_dim
             )
-        return Autoencoder(config, embeddings.shape[1], supervision)
+        networks = Autoencoder(config, embeddings.shape[1], supervision)
+    if inputs.start is not None:
+        inputs.start.load_networks(networks.encoder, networks.decoder, scaling)
+    return networks
 
 
 def _fast(network: nn.Module, settings: TrainingConfig) -> Network:

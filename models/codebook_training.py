@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from models.kmeans import kmeans
@@ -54,6 +56,7 @@ class LearningCodebooks:
         batch_size: int,
         seed: int,
         parallel: bool = False,
+        start: Sequence[np.ndarray] = (),
     ) -> LearningCodebooks:
         """Starts each level from k-means on the whole sample, not on one batch of it.
 
@@ -63,6 +66,7 @@ class LearningCodebooks:
           batch_size: rows a step, the scale of `counts`.
           seed: seeds k-means, one more a level, so that parallel codebooks differ.
           parallel: whether codebooks are independent.
+          start: codebooks that were learned before; a level of the same size starts from its own.
 
         Returns:
           Codebooks on the latents' device.
@@ -70,8 +74,11 @@ class LearningCodebooks:
         residual = latents
         words, counts = [], []
         for level, size in enumerate(sizes):
-            centroids = kmeans(residual.cpu().numpy(), size, KMEANS_ITERATIONS, seed + level)
-            book = torch.from_numpy(centroids).to(latents)
+            if level < len(start) and len(start[level]) == size:
+                centroids = start[level]
+            else:
+                centroids = kmeans(residual.cpu().numpy(), size, KMEANS_ITERATIONS, seed + level)
+            book = torch.tensor(centroids).to(latents)
             code = nearest(residual, book)
             used = torch.bincount(code, minlength=size).to(latents)
             # A code that no row chose still counts as one row, or it would be dead at once.

@@ -6,7 +6,9 @@ import faiss
 import numpy as np
 
 
-def kmeans(rows: np.ndarray, size: int, iterations: int, seed: int) -> np.ndarray:
+def kmeans(
+    rows: np.ndarray, size: int, iterations: int, seed: int, start: np.ndarray | None = None
+) -> np.ndarray:
     """Clusters all rows.
 
     With fewer distinct rows than centroids no clustering is needed and an implementation that
@@ -17,7 +19,9 @@ def kmeans(rows: np.ndarray, size: int, iterations: int, seed: int) -> np.ndarra
       rows: (N, d) float32, N at least 1.
       size: number of centroids K.
       iterations: Lloyd iterations.
-      seed: seeds the choice of first centroids.
+      seed: seeds the choice of first centroids, and how an empty cluster is filled.
+      start: (K, d) float32 first centroids, instead of drawn ones; of no use, and ignored, where
+        the distinct rows are the centroids.
 
     Returns:
       (K, d) float32 centroids.
@@ -39,7 +43,7 @@ def kmeans(rows: np.ndarray, size: int, iterations: int, seed: int) -> np.ndarra
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),
     )
-    clustering.train(rows)
+    clustering.train(rows, init_centroids=start)
     return np.array(clustering.centroids, dtype=np.float32).reshape(size, rows.shape[1])
 
 

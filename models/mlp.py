@@ -79,5 +79,55 @@ def dense_network(
     )
 
 
+def load_dense_network(
+    network: ResidualMlp,
+    dense: DenseNetwork,
+    *,
+    before: tuple[np.ndarray, np.ndarray] | None = None,
+    after: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Undoes `dense_network`: gives a network the parameters whose copy `dense` would be.
+
+    Args:
+      network: of the same widths; its parameters are overwritten.
+      dense: to start from.
+      before: the affine map that will be folded into the network's copy, see `dense_network`; it
+        need not be the one that was folded into `dense`.
+      after: likewise.
+
+    Raises:
+      ValueError: widths or shortcut differ.
+    """
+    linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+    ours = [(layer.in_features, layer.out_features) for layer in linear]
+    theirs = [weight.shape for weight in dense.weights]
+    if ours != theirs or (network.shortcut is None) != (dense.shortcut is None):
+        raise ValueError(
+            f"layers {ours} cannot start from layers {theirs}, or only one side has a shortcut"
+        )
+    weights = [weight.astype(np.float64) for weight in dense.weights]
+    biases = [bias.astype(np.float64) for bias in dense.biases]
+    shortcut = None if dense.shortcut is None else dense.shortcut.astype(np.float64)
+    if before is not None:
+        matrix, offset = before
+        biases[0] = biases[0] + offset @ weights[0]
+        weights[0] = np.linalg.solve(matrix, weights[0])
+        if shortcut is not None:
+            biases[-1] = biases[-1] + offset @ shortcut
+            shortcut = np.linalg.solve(matrix, shortcut)
+    if after is not None:
+        matrix, offset = after
+        weights[-1] = np.linalg.solve(matrix.T, weights[-1].T).T
+        biases[-1] = np.linalg.solve(matrix.T, biases[-1] - offset)
+        if shortcut is not None:
+            shortcut = np.linalg.solve(matrix.T, shortcut.T).T
+    with torch.no_grad():
+        for layer, weight, bias in zip(linear, weights, biases, strict=True):
+            layer.weight.copy_(torch.from_numpy(weight.T))
+            layer.bias.copy_(torch.from_numpy(bias))
+        if network.shortcut is not None and shortcut is not None:
+            network.shortcut.weight.copy_(torch.from_numpy(shortcut.T))
+
+
 def _float64(parameter: torch.Tensor) -> np.ndarray:
     return parameter.detach().cpu().double().numpy()

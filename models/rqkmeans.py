@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -63,12 +63,16 @@ class Rqkmeans(ResidualQuantizer):
         return cls(tuple(arrays[f"codebooks.{level}"] for level in range(len(arrays))), beam)
 
 
-def fit_rqkmeans(config: RqkmeansConfig, embeddings: np.ndarray) -> Rqkmeans:
+def fit_rqkmeans(
+    config: RqkmeansConfig, embeddings: np.ndarray, start: Sequence[np.ndarray] = ()
+) -> Rqkmeans:
     """Fits one full-batch k-means a level on what the levels before left over.
 
     Args:
       config: sizes, iterations, seed.
       embeddings: (N, D) float32, N at least 1, in canonical order: the result depends on it.
+      start: (K_l, D) codebooks that were fitted before; a level of the same size starts from its
+        own.
 
     Returns:
       The fitted quantizer.
@@ -76,7 +80,8 @@ def fit_rqkmeans(config: RqkmeansConfig, embeddings: np.ndarray) -> Rqkmeans:
     residual = embeddings
     codebooks: list[np.ndarray] = []
     for level, size in enumerate(config.codebook_sizes):
-        book = kmeans(residual, size, config.iterations, config.seed + level)
+        before = start[level] if level < len(start) and len(start[level]) == size else None
+        book = kmeans(residual, size, config.iterations, config.seed + level, before)
         codebooks.append(book)
         residual = residual - book[nearest_codes(residual, book)]
     return Rqkmeans(tuple(codebooks), config.beam)

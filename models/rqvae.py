@@ -14,6 +14,7 @@ from models.config import RqvaeConfig
 from models.dense import DenseNetwork, DenseTensors
 from models.residual import ResidualQuantizer, checked_embeddings
 from models.tag_supervision import TagHeads, TagPrediction
+from models.warm_start import StartingPoint
 
 
 class Rqvae(ResidualQuantizer):
@@ -55,6 +56,11 @@ class Rqvae(ResidualQuantizer):
     def codebooks(self) -> tuple[np.ndarray, ...]:
         """L float32 codebooks of shape (K_l, d) in latent space, coarse to fine."""
         return self._codebooks
+
+    @property
+    def starting_point(self) -> StartingPoint:
+        """What another fit can go on from."""
+        return StartingPoint(self._encoder, self._decoder, self._codebooks)
 
     @functools.cached_property
     def _fast_encoder(self) -> DenseTensors:

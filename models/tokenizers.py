@@ -72,6 +72,7 @@ def fit_quantizer(
     embeddings: np.ndarray,
     progress: Progress | None = None,
     inputs: TrainingInputs | None = None,
+    start: Quantizer | None = None,
 ) -> tuple[Quantizer, dict[str, object]]:
     """Fits the tokenizer that a configuration describes.
 
@@ -83,12 +84,13 @@ def fit_quantizer(
       embeddings: (N, D) float32, finite, N at least 1.
       progress: called as (step, steps, scalars) while a neural tokenizer trains.
       inputs: tags, a stream of more rows and checkpoints, for neural tokenizers.
+      start: a tokenizer to go on from (`check_start`), an rqvae or rqkmeans.
 
     Returns:
       The quantizer, and a report ready for JSON: rows, seconds, and the last scalars.
 
     Raises:
-      ValueError: no rows, or rows that are not finite.
+      ValueError: no rows, rows that are not finite, or a start of another kind or shape.
     """
     started = time.perf_counter()
     if np.ndim(embeddings) != 2 or not len(embeddings):
@@ -99,13 +101,17 @@ def fit_quantizer(
     rows = checked_embeddings(embeddings, np.shape(embeddings)[1])
     scalars: dict[str, float] = {}
     quantizer: Quantizer
+    if start is not None:
+        check_start(config, start, rows.shape[1])
     match config:
         case RqvaeConfig():
+            if isinstance(start, Rqvae):
+                inputs = dataclasses.replace(inputs or TrainingInputs(), start=start.starting_point)
             quantizer, scalars = fit_rqvae(config, rows, progress, inputs)
         case MocConfig():
             quantizer, scalars = fit_moc(config, rows, progress, inputs)
         case RqkmeansConfig():
-            quantizer = fit_rqkmeans(config, rows)
+            quantizer = fit_rqkmeans(config, rows, () if start is None else start.codebooks)
         case VqConfig():
             quantizer = fit_vq(config, rows)
         case PqConfig():
@@ -117,6 +123,41 @@ def fit_quantizer(
         "last": scalars,
     }
     return quantizer, report
+
+
+def check_start(config: QuantizerConfig, start: Quantizer, dim: int) -> None:
+    """Refuses a tokenizer that a fit cannot go on from.
+
+    Codebook sizes and levels may differ: a level of another size, or a new one, starts from
+    k-means.
+
+    Args:
+      config: of the new tokenizer.
+      start: the old one.
+      dim: length of the embeddings to fit on.
+
+    Raises:
+      ValueError: another kind, embedding length or network; the message names both sides.
+    """
+    kinds = {"rqvae": RqvaeConfig, "rqkmeans": RqkmeansConfig}
+    if not isinstance(config, kinds.get(start.kind, ())):
+        raise ValueError(
+            f"a {type(config).__name__.removesuffix('Config').lower()} cannot start from the "
+            f"tokenizer given, of kind {start.kind}: only rqvae from rqvae and rqkmeans from "
+            f"rqkmeans"
+        )
+    if start.embedding_dim != dim:
+        raise ValueError(
+            f"embeddings have {dim} values, the tokenizer to start from takes {start.embedding_dim}"
+        )
+    if isinstance(config, RqvaeConfig) and isinstance(start, Rqvae):
+        shape = start.starting_point.shape
+        wanted = (config.hidden, config.latent_dim, config.shortcut)
+        if shape != wanted:
+            raise ValueError(
+                f"hidden, latent_dim and shortcut are {wanted}, those of the tokenizer to start "
+                f"from {shape}"
+            )
 
 
 def to_files(quantizer: Quantizer, metrics: Mapping[str, object]) -> dict[str, bytes]:

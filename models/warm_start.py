@@ -1,0 +1,58 @@
+"""Fitting a tokenizer from where an earlier one stopped, so that most items keep their codes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from models.config import TrainingConfig
+from models.dense import DenseNetwork
+from models.input_scaling import InputScaling
+from models.mlp import ResidualMlp, load_dense_network
+
+WARM_STEPS, WARM_RATE = 0.3, 0.1
+"""Shares of the configured steps and peak learning rate."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StartingPoint:
+    """A trained autoencoder to go on from.
+
+    Attributes:
+      encoder: embeddings (D) to latents (d).
+      decoder: quantized latents (d) to embeddings (D).
+      codebooks: L float32 arrays (K_l, d).
+    """
+
+    encoder: DenseNetwork
+    decoder: DenseNetwork
+    codebooks: tuple[np.ndarray, ...]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], int, bool]:
+        """Widths of the hidden layers, latent_dim, and whether there is a shortcut."""
+        hidden = tuple(int(weight.shape[1]) for weight in self.encoder.weights[:-1])
+        return hidden, self.encoder.out_dim, self.encoder.shortcut is not None
+
+    def load_networks(
+        self, encoder: ResidualMlp, decoder: ResidualMlp, scaling: InputScaling
+    ) -> None:
+        """Gives networks the parameters that compute the same, under the new sample's scaling.
+
+        Raises:
+          ValueError: widths or shortcuts differ.
+        """
+        unit = np.eye(len(scaling.mean)) * scaling.scale
+        load_dense_network(encoder, self.encoder, before=(scaling.matrix, scaling.mean))
+        load_dense_network(decoder, self.decoder, after=(unit, scaling.mean))
+
+
+def warm_training(settings: TrainingConfig) -> TrainingConfig:
+    """Returns the settings of a fit that goes on from a trained model."""
+    return dataclasses.replace(
+        settings,
+        steps=max(1, round(settings.steps * WARM_STEPS)),
+        warmup_steps=0,
+        learning_rate=max(1e-7, settings.learning_rate * WARM_RATE),
+    )
