@@ -1,4 +1,4 @@
-"""Numbering the codes of a new residual tokenizer so that they mean what they meant before.
+"""Numbering the codes of a new tokenizer so that they mean what they meant before.
 
 The order of a codebook's rows is arbitrary: renumbering them changes no distance and no
 reconstruction. It decides whether `17-203-5` still holds the same kind of items after a re-fit.
@@ -11,14 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from models.residual import ResidualQuantizer, checked_codes
+from models.quantizer import Quantizer
+from models.residual import checked_codes
 
 MAX_ROWS = 1_000_000
 """Rows up to which float64 holds every score exactly, at 8192 codes a level too."""
 
 
 def align_codes(
-    codes: np.ndarray, previous: np.ndarray, codebook_sizes: Sequence[int]
+    codes: np.ndarray,
+    previous: np.ndarray,
+    codebook_sizes: Sequence[int],
+    hierarchical: bool = True,
 ) -> tuple[np.ndarray, ...]:
     """Finds the numbering of new codes under which most items keep theirs, coarse to fine.
 
@@ -35,6 +39,7 @@ def align_codes(
       codes: (N, L) codes of the new tokenizer.
       previous: (N, L') codes the same items had.
       codebook_sizes: the new tokenizer's L sizes.
+      hierarchical: False for parallel codebooks, each of which is then aligned by itself.
 
     Returns:
       L int64 permutations: code c of level l gets the number `numbering[l][c]`.
@@ -59,7 +64,8 @@ def align_codes(
         score = (in_prefix * (len(codes) + 1) + everyone) * (size + 1) + np.eye(size)
         rows, numbers = linear_sum_assignment(score, maximize=True)
         numbering[level][rows] = numbers
-        kept &= numbering[level][new] == old
+        if hierarchical:
+            kept &= numbering[level][new] == old
     return tuple(numbering)
 
 
@@ -69,21 +75,22 @@ def renumber_codes(codes: np.ndarray, numbering: Sequence[np.ndarray]) -> np.nda
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def renumber(quantizer: ResidualQuantizer, numbering: Sequence[np.ndarray]) -> ResidualQuantizer:
+def renumber(quantizer: Quantizer, numbering: Sequence[np.ndarray]) -> Quantizer:
     """Returns the same tokenizer with its codebook rows in another order.
 
     Among codewords that are equal bit for bit the lowest number is chosen, so only there can a
     row's new code differ from the number its old one was given.
 
     Args:
-      quantizer: residual, L levels.
+      quantizer: with L codebooks.
       numbering: L permutations, as `align_codes` gives them.
     """
     config, arrays = quantizer.state()
     for level, numbers in enumerate(numbering):
-        book = np.empty_like(quantizer.codebooks[level])
-        book[numbers] = quantizer.codebooks[level]
-        arrays[f"codebooks.{level}"] = book
+        name = next(n for n in (f"codebooks.{level}", f"slices.{level}") if n in arrays)
+        book = np.empty_like(arrays[name])
+        book[numbers] = arrays[name]
+        arrays[name] = book
     return quantizer.from_state(config, arrays)
 
 

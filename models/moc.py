@@ -15,6 +15,7 @@ from models.dense import DenseNetwork, DenseTensors
 from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
 from models.quantizer import Quantizer
 from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
+from models.warm_start import StartingPoint
 
 
 class Moc(Quantizer):
@@ -47,6 +48,11 @@ class Moc(Quantizer):
     def codebooks(self) -> tuple[np.ndarray, ...]:
         """L float32 codebooks of shape (K_l, d) in latent space, in no order."""
         return self._codebooks
+
+    @property
+    def starting_point(self) -> StartingPoint:
+        """What another fit can go on from."""
+        return StartingPoint(self._encoder, self._decoder, self._codebooks)
 
     @functools.cached_property
     def _fast(self) -> tuple[DenseTensors, CodewordTensors]:

@@ -24,6 +24,9 @@ from models.vq import Vq, fit_vq
 FORMAT_VERSION = 1
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.json", "model.safetensors", "metrics.json"
 
+WARM_KINDS = ("rqvae", "moc", "rqkmeans")
+"""Tokenizers that can go on from an earlier one of their kind."""
+
 QuantizerConfig = RqvaeConfig | RqkmeansConfig | MocConfig | VqConfig | PqConfig
 
 
@@ -84,7 +87,7 @@ def fit_quantizer(
       embeddings: (N, D) float32, finite, N at least 1.
       progress: called as (step, steps, scalars) while a neural tokenizer trains.
       inputs: tags, a stream of more rows and checkpoints, for neural tokenizers.
-      start: a tokenizer to go on from (`check_start`), an rqvae or rqkmeans.
+      start: a tokenizer to go on from, see `check_start`.
 
     Returns:
       The quantizer, and a report ready for JSON: rows, seconds, and the last scalars.
@@ -103,10 +106,10 @@ def fit_quantizer(
     quantizer: Quantizer
     if start is not None:
         check_start(config, start, rows.shape[1])
+    if isinstance(start, Rqvae | Moc):
+        inputs = dataclasses.replace(inputs or TrainingInputs(), start=start.starting_point)
     match config:
         case RqvaeConfig():
-            if isinstance(start, Rqvae):
-                inputs = dataclasses.replace(inputs or TrainingInputs(), start=start.starting_point)
             quantizer, scalars = fit_rqvae(config, rows, progress, inputs)
         case MocConfig():
             quantizer, scalars = fit_moc(config, rows, progress, inputs)
@@ -139,18 +142,16 @@ def check_start(config: QuantizerConfig, start: Quantizer, dim: int) -> None:
     Raises:
       ValueError: another kind, embedding length or network; the message names both sides.
     """
-    kinds = {"rqvae": RqvaeConfig, "rqkmeans": RqkmeansConfig}
-    if not isinstance(config, kinds.get(start.kind, ())):
+    if start.kind not in WARM_KINDS or not isinstance(config, quantizer_config(start.kind)):
         raise ValueError(
-            f"a {type(config).__name__.removesuffix('Config').lower()} cannot start from the "
-            f"tokenizer given, of kind {start.kind}: only rqvae from rqvae and rqkmeans from "
-            f"rqkmeans"
+            f"a {type(config).__name__.removesuffix('Config').lower()} cannot start from a "
+            f"tokenizer of kind {start.kind}: both must be {', or both '.join(WARM_KINDS)}"
         )
     if start.embedding_dim != dim:
         raise ValueError(
             f"embeddings have {dim} values, the tokenizer to start from takes {start.embedding_dim}"
         )
-    if isinstance(config, RqvaeConfig) and isinstance(start, Rqvae):
+    if isinstance(config, RqvaeConfig | MocConfig) and isinstance(start, Rqvae | Moc):
         shape = start.starting_point.shape
         wanted = (config.hidden, config.latent_dim, config.shortcut)
         if shape != wanted:

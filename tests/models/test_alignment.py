@@ -21,19 +21,18 @@ def permuted(quantizer, seed):
     return renumber(quantizer, shuffles), shuffles
 
 
-@pytest.mark.parametrize("kind", ["rqvae", "rqkmeans"])
+@pytest.mark.parametrize("kind", ["rqvae", "rqkmeans", "moc", "pq"])
 def test_a_shuffled_tokenizer_is_recovered_to_the_byte(kind):
     rows = clustered_embeddings(1500)
     quantizer = fit_quantizer(SMALL[kind], rows)[0]
     codes = quantizer.encode(rows)
     for level, size in enumerate(SIZES):
-        assert len(np.unique(codes[:, level])) == size, (
-            "an unused code would be free to go anywhere"
-        )
+        # One unused code has one number left to get; two could swap theirs.
+        assert len(np.unique(codes[:, level])) >= size - 1
     shuffled, shuffles = permuted(quantizer, 1)
     assert np.array_equal(shuffled.encode(rows), renumber_codes(codes, shuffles))
     np.testing.assert_array_equal(shuffled.decode(shuffled.encode(rows)), quantizer.decode(codes))
-    numbering = align_codes(shuffled.encode(rows), codes, SIZES)
+    numbering = align_codes(shuffled.encode(rows), codes, SIZES, quantizer.hierarchical)
     again = renumber(shuffled, numbering)
     assert np.array_equal(again.encode(rows), codes)
     assert to_files(again, {}) == to_files(quantizer, {})

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.alignment import align_codes, renumber_codes
-from models.config import MocConfig, RqkmeansConfig
+from models.config import RqkmeansConfig, VqConfig
 from models.input_scaling import InputScaling
 from models.metrics import kept, one_minus_r2
 from models.mlp import ResidualMlp
@@ -20,7 +20,7 @@ def rows():
     return clustered_embeddings(1500)
 
 
-@pytest.fixture(scope="module", params=["rqvae", "rqkmeans"])
+@pytest.fixture(scope="module", params=["rqvae", "moc", "rqkmeans"])
 def old(request, rows):
     """A tokenizer of the first 1,300 rows, as it comes back from its files."""
     config = SMALL[request.param]
@@ -40,7 +40,7 @@ def test_a_warm_start_keeps_more_codes_than_a_cold_one_and_is_as_good(old, rows)
     for name, start in (("cold", None), ("warm", before)):
         fitted = fit_quantizer(other_seed(config), rows, start=start)[0]
         now = fitted.encode(rows)
-        numbering = align_codes(now[:1300], codes, config.codebook_sizes)
+        numbering = align_codes(now[:1300], codes, config.codebook_sizes, fitted.hierarchical)
         shares[name] = kept(renumber_codes(now[:1300], numbering), codes)
         errors[name] = one_minus_r2(rows, fitted.decode(now))
     assert all(w > c for w, c in zip(shares["warm"], shares["cold"], strict=True))
@@ -84,11 +84,11 @@ def test_networks_compute_the_same_under_another_scaling(hidden, shortcut, rows)
 
 def test_what_cannot_be_a_start_is_refused(old, rows):
     config, before = old
-    with pytest.raises(ValueError, match=f"moc cannot start from .* kind {before.kind}"):
-        fit_quantizer(MocConfig(codebook_sizes=(8, 8), training=TRAINING), rows, start=before)
+    with pytest.raises(ValueError, match=f"vq cannot start from .* kind {before.kind}"):
+        fit_quantizer(VqConfig(codebook_sizes=(8,)), rows, start=before)
     with pytest.raises(ValueError, match=r"embeddings have 8 values, .* takes 24"):
         fit_quantizer(config, rows[:, :8], start=before)
-    if before.kind == "rqvae":
+    if before.kind != "rqkmeans":
         wider = dataclasses.replace(config, hidden=(64,))
         with pytest.raises(
             ValueError, match=r"\(\(64,\), 8, True\), those .* \(\(32,\), 8, True\)"
