@@ -37,6 +37,7 @@ setup(
         "gpu": ["faiss-gpu>=1.7.2"],
         "test": [
             "duckdb>=2.0",
+            "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.170",
             "mypy>=2.4",
             "pytest>=9",

@@ -274,6 +274,7 @@ class Chain:
             self._catalog.encoder,
             self._config,
         )
+        files.remove_leftovers(run.generation_folder)
         run.check_held()
         self._job.root.publish(manifest, self._parent)
         run.discard()

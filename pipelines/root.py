@@ -9,8 +9,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from apache_beam.io.filesystem import BeamIOError
-
 from pipelines.errors import ConflictError, UsageError
 from pipelines.gcs_objects import ABSENT, ObjectChangedError, read_object, write_object
 from schemas.manifest import Current, Manifest
@@ -63,7 +61,7 @@ class Root:
         """
         try:
             return Manifest.from_json(self._manifest_bytes(generation))
-        except (OSError, BeamIOError) as error:
+        except FileNotFoundError as error:
             raise UsageError(
                 f"{self.path} has no complete generation {generation}: no manifest in "
                 f"{self.folder(generation)}"

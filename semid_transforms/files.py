@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import io
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +22,11 @@ from apache_beam.io.filesystems import FileSystems
 from schemas.tables import conform
 
 _COPY_BYTES = 4 << 20
+
+_TEMPORARY = ".tmp"
+
+_SPOOLED_BYTES = 64 << 20
+"""A remote file up to this size is put together in memory, a larger one in a temporary file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +49,11 @@ def match(patterns: Sequence[str]) -> list[SourceFile]:
 
     Raises:
       FileNotFoundError: a pattern matches no file; the message names it.
+      OSError: the files cannot be listed.
     """
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
-        try:
-            files = FileSystems.match([pattern])[0].metadata_list
-        except BeamIOError as error:
-            raise FileNotFoundError(f"cannot list {pattern}: {error}") from error
+        files = _list(pattern)
         files = [file for file in files if not is_local(file.path) or os.path.isfile(file.path)]
         if not files:
             raise FileNotFoundError(f"no file matches {pattern}")
@@ -58,16 +64,35 @@ def match(patterns: Sequence[str]) -> list[SourceFile]:
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Returns the paths directly inside a folder that end in `suffix`, sorted; [] without one."""
-    try:
-        matched = FileSystems.match([join(folder, "*")])[0].metadata_list
-    except (BeamIOError, FileNotFoundError):
+    """Returns the paths directly inside a folder that end in `suffix`, sorted; [] without one.
+
+    Raises:
+      OSError: the folder cannot be listed. A listing that fails must not look like an empty one.
+    """
+    if is_local(folder) and not os.path.isdir(folder):
         return []
     return sorted(
         file.path
-        for file in matched
+        for file in _list(join(folder, "*"))
         if file.path.endswith(suffix) and not os.path.basename(file.path).startswith(".")
     )
+
+
+def _list(pattern: str) -> list[Any]:
+    """Returns Beam's metadata of the files that match a glob; [] without any."""
+    try:
+        return list(FileSystems.match([pattern])[0].metadata_list)
+    except BeamIOError as error:
+        if _is_absence(error):
+            raise FileNotFoundError(f"cannot list {pattern}: {error}") from error
+        raise OSError(errno.EIO, f"cannot list: {error}", pattern) from error
+
+
+def _is_absence(error: BaseException) -> bool:
+    """True for what object stores answer when a bucket or object is not there."""
+    if isinstance(error, BeamIOError):  # holds an error for each path it was asked about
+        return any(map(_is_absence, (error.exception_details or {}).values()))
+    return isinstance(error, FileNotFoundError) or getattr(error, "code", None) == 404
 
 
 def join(base: str, *parts: str) -> str:
@@ -97,8 +122,89 @@ def make_folder(path: str) -> None:
 
 
 def open_raw(path: str) -> BinaryIO:
-    """Opens a file for reading, bytes as stored: nothing is decompressed on the way."""
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    """Opens a file for reading, bytes as stored: nothing is decompressed on the way.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      OSError: it cannot be opened; later, from `read`, a store sends less than the file holds.
+    """
+    if is_local(path):
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    with _naming("open", path):
+        file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return cast(BinaryIO, _WholeFile(file, path))
+
+
+@contextlib.contextmanager
+def _naming(action: str, path: str) -> Iterator[None]:
+    """Turns what a store's client raises, each its own, into an OSError that names the path."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if _is_absence(error):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+        raise OSError(errno.EIO, f"cannot {action}: {error}", path) from error
+
+
+class _WholeFile(io.BufferedIOBase):
+    """A remote file that never ends early.
+
+    Readers of object stores take an answer that is too short for the end of the file; the rest of
+    a line-based catalog would be lost without a word.
+    """
+
+    def __init__(self, file: BinaryIO, path: str):
+        self._file, self._path = file, path
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Returns `size` bytes, fewer only at the end of the file.
+
+        Raises:
+          OSError: the store sent less than there is.
+        """
+        start = self._file.tell()
+        left = max(0, self._size - start)
+        wanted = left if size is None or size < 0 else min(size, left)
+        parts: list[bytes] = []
+        with _naming("read", self._path):
+            while wanted and (part := self._file.read(wanted)):
+                parts.append(part)
+                wanted -= len(part)
+        if wanted:
+            reached = start + sum(map(len, parts))
+            text = f"the store ended the file at byte {reached:,} of {self._size:,}"
+            raise OSError(errno.EIO, text, self._path)
+        return b"".join(parts)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Returns up to `size` bytes."""
+        return self.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Moves to a position."""
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def seekable(self) -> bool:
+        """Positions can be chosen."""
+        return True
+
+    def close(self) -> None:
+        """Closes the remote file."""
+        self._file.close()
+        super().close()
 
 
 def read_bytes(path: str) -> bytes:
@@ -111,13 +217,14 @@ def read_bytes(path: str) -> bytes:
 def atomic_writer(path: str) -> Iterator[BinaryIO]:
     """Opens a file that appears under its name only when the block ends without an error.
 
-    Locally it is written beside its place, flushed to disk and renamed. Object stores show an
-    object only once its upload is finished, so there it is written directly.
+    Locally it is written beside its place, flushed to disk and renamed. Elsewhere it is put
+    together on this machine and uploaded whole at the end: closing a half-written object, as an
+    error inside the block would do, publishes that half on some stores.
     """
     if is_local(path):
         folder, name = os.path.split(path)
         os.makedirs(folder or ".", exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}{_TEMPORARY}")
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -128,8 +235,14 @@ def atomic_writer(path: str) -> Iterator[BinaryIO]:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
     else:
-        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            yield file
+        with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as whole:
+            yield cast(BinaryIO, whole)
+            whole.seek(0)
+            with (
+                _naming("write", path),
+                FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as remote,
+            ):
+                shutil.copyfileobj(whole, remote, _COPY_BYTES)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -157,13 +270,17 @@ def copy(source: str, destination: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Removes a folder and everything in it; nothing happens when it is not there."""
+    """Removes a folder and everything in it; nothing happens when it is not there.
+
+    Raises:
+      OSError: something in it cannot be removed.
+    """
     if is_local(path):
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
         return
     # Object stores have no folders: only the objects under the name can be found and deleted.
-    found = FileSystems.match([path.rstrip("/") + "/**"])[0].metadata_list
-    if found:
+    if found := _list(path.rstrip("/") + "/**"):
         FileSystems.delete([file.path for file in found])
 
 
@@ -172,9 +289,28 @@ def size(path: str) -> int:
     return int(FileSystems.get_filesystem(path).size(path))
 
 
+def remove_leftovers(folder: str) -> None:
+    """Removes what writers that were killed left half written in a local folder and below."""
+    if is_local(folder):
+        for at, _, names in os.walk(folder):
+            for name in names:
+                if name.startswith(".") and name.endswith(_TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(os.path.join(at, name))
+
+
 def is_same_file(left: str, right: str) -> bool:
-    """True when two local paths are one file, as after a hard link."""
-    return is_local(left) and is_local(right) and os.path.samefile(left, right)
+    """True when two paths hold one file, as after `copy`, by looking at neither's bytes.
+
+    Locally that is a hard link. Google Cloud Storage is asked for the CRC-32C it keeps: reading
+    every file that was carried over would cost as much as the catalog is large. Other stores may
+    have no checksum, so there the answer is always False.
+    """
+    if is_local(left) and is_local(right):
+        return os.path.samefile(left, right)
+    if not (left.startswith("gs://") and right.startswith("gs://")):
+        return False
+    return size(left) == size(right) and FileSystems.checksum(left) == FileSystems.checksum(right)
 
 
 def sha256(path: str) -> str:

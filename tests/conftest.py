@@ -1,6 +1,7 @@
 """What every test shares: one thread per process, and a sentence encoder that loads in a moment."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,9 +12,19 @@ import pytest
 from hypothesis import settings
 
 from pipelines.sample_catalog import generate_products
+from tests.gcs_emulator import GcsEmulator, running_gcs
 
 settings.register_profile("semid", deadline=None, derandomize=True)
 settings.load_profile("semid")
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[GcsEmulator]:
+    """A Google Cloud Storage of this test process; `gs://` paths lead to it."""
+    with running_gcs() as (emulator, environment), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield emulator
 
 
 @pytest.fixture(scope="session")
