@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -67,7 +67,9 @@ class NgramFeature:
 
     def __post_init__(self) -> None:
         if self.name not in NGRAM_FEATURES:
-            raise ValueError(f"n-gram feature {self.name!r} is not one of {list(NGRAM_FEATURES)}")
+            raise ValueError(
+                f"n-gram feature {self.name!r} is not one of {[*NGRAM_FEATURES, 'spm']}"
+            )
         if self.table_size is not None and self.table_size < 1:
             raise ValueError(f"{self.name}: table_size must be at least 1, got {self.table_size}")
         if self.max_length is not None and self.name != "prefix_ngram":
@@ -195,14 +197,56 @@ def ngram_ids(
     return ids
 
 
-def count_ngrams(
-    codes: np.ndarray, codebook_sizes: Sequence[int], feature: NgramFeature
-) -> tuple[NgramCounts, ...]:
-    """Counts the items per n-gram, one entry per column; counts of several shards add up."""
-    ids = ngram_ids(codes, codebook_sizes, feature)
-    counted = []
-    for position, column in enumerate(ngram_columns(codebook_sizes, feature)):
-        window = np.ascontiguousarray(codes[:, column.start : column.stop], np.int32)
-        distinct, first, counts = np.unique(window, axis=0, return_index=True, return_counts=True)
-        counted.append(NgramCounts(ids[first, position], distinct, counts.astype(np.int64)))
-    return tuple(counted)
+def count_windows(
+    chunks: Iterable[np.ndarray],
+    codebook_sizes: Sequence[int],
+    feature: NgramFeature,
+    position: int,
+) -> Iterator[NgramCounts]:
+    """Counts the items per n-gram of one column.
+
+    The windows of a prefix come in order and are let go as they end; of other windows the distinct
+    ones are held, 16 bytes each.
+
+    Args:
+      chunks: (n, L) codes in SID order, within and across chunks.
+      codebook_sizes: K_1..K_L, their product at most 2**64.
+      feature: which n-grams.
+      position: of the column, from 0.
+
+    Yields:
+      Ascending windows in pieces; none comes twice.
+    """
+    column = ngram_columns(codebook_sizes, feature)[position]
+    sizes = [int(size) for size in codebook_sizes[column.start : column.stop]]
+    numbers, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
+    for codes in chunks:
+        packed = np.zeros(len(codes), np.uint64)
+        for offset, size in enumerate(sizes):
+            packed = packed * np.uint64(size) + codes[:, column.start + offset].astype(np.uint64)
+        new, new_counts = np.unique(packed, return_counts=True)
+        numbers, inverse = np.unique(np.concatenate([numbers, new]), return_inverse=True)
+        counts, old = np.zeros(len(numbers), np.int64), counts
+        np.add.at(counts, inverse, np.concatenate([old, new_counts]))
+        if column.start == 0 and len(numbers) > 1:  # the last one may go on in the next chunk
+            yield _describe(numbers[:-1], counts[:-1], codebook_sizes, feature, position)
+            numbers, counts = numbers[-1:], counts[-1:]
+    if len(numbers):
+        yield _describe(numbers, counts, codebook_sizes, feature, position)
+
+
+def _describe(
+    numbers: np.ndarray,
+    counts: np.ndarray,
+    codebook_sizes: Sequence[int],
+    feature: NgramFeature,
+    position: int,
+) -> NgramCounts:
+    """Turns mixed-radix window numbers back into codes and ids."""
+    column = ngram_columns(codebook_sizes, feature)[position]
+    codes = np.zeros((len(numbers), len(codebook_sizes)), np.int32)
+    rest = numbers
+    for level in reversed(range(column.start, column.stop)):
+        rest, codes[:, level] = np.divmod(rest, np.uint64(codebook_sizes[level]))
+    ids = ngram_ids(codes, codebook_sizes, feature)[:, position]
+    return NgramCounts(ids, codes[:, column.start : column.stop], counts)

@@ -57,6 +57,21 @@ class RaggedIds:
     offsets: np.ndarray
 
 
+def check_spm(codebook_sizes: Sequence[int], feature: SpmFeature) -> None:
+    """Refuses a vocabulary without room for every code.
+
+    Raises:
+      ValueError: the vocabulary is too small or the codebooks too large; the message names the
+        value and the limit.
+    """
+    smallest = len(_alphabet(codebook_sizes)) + _UNKNOWN_PIECES
+    if feature.table_size <= smallest:
+        raise ValueError(
+            f"spm: table_size {feature.table_size} must exceed {smallest}, one piece per code of "
+            f"codebook_sizes {list(codebook_sizes)}"
+        )
+
+
 def fit_spm(
     codes: np.ndarray,
     codebook_sizes: Sequence[int],
@@ -78,13 +93,8 @@ def fit_spm(
       ValueError: the vocabulary is too small, the codebooks too large, or a weight is negative or
         not finite; the message names the value and the limit.
     """
+    check_spm(codebook_sizes, feature)
     alphabet = _alphabet(codebook_sizes)
-    smallest = len(alphabet) + _UNKNOWN_PIECES
-    if feature.table_size <= smallest:
-        raise ValueError(
-            f"spm: table_size {feature.table_size} must exceed {smallest}, one piece per code of "
-            f"codebook_sizes {list(codebook_sizes)}"
-        )
     counts = np.ones(len(codes), np.int64)
     if weights is not None:
         weights = np.asarray(weights, np.float64)

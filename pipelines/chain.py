@@ -23,14 +23,16 @@ from pipelines.definitions import (
     define_place,
     define_read,
 )
-from pipelines.generation import Outcome, build_manifest, link_tables, table_paths
+from pipelines.generation import SPM_FILE, Outcome, build_manifest, link_tables, table_paths
 from pipelines.job import Job
+from pipelines.pieces import settle_pieces
 from pipelines.root import Published, Root
 from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from schemas.rejects import SourceCounts
 from semid_transforms import files
 from semid_transforms.embedding import EmbeddingParts
+from semid_transforms.features import FeatureSet
 from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths
 from semid_transforms.placing import PlaceItems, ShardPlan
@@ -211,17 +213,21 @@ class Chain:
         tables = ("items", "reserved", "changes")
         for table in tables:
             files.remove_tree(run.output(table))
+        tokenizer_id = fit["tokenizer_id"]
+        coded = [run.scratch("assign", "codes", part) for part in embed["parts"]]
+        spm_path = settle_pieces(self._job, run, self._parent, tokenizer_id, self._layout, coded)
         everything = assign["replanned"] or (
             manifest is not None and manifest.config["ngrams"] != self._config["ngrams"]
         )
         if embed["parts"] or read["retired"] or everything:
-            place = self._place_items(fit["tokenizer_id"], assign["shards"])
+            features = FeatureSet(self._settings.features, spm_path)
+            place = self._place_items(tokenizer_id, assign["shards"], features)
             rewrite = range(len(assign["shards"])) if everything else ()
             counters = run_pipeline(
                 self._job.beam,
                 lambda root: define_place(
                     root,
-                    [run.scratch("assign", "codes", part) for part in embed["parts"]],
+                    coded,
                     files.list_files(run.scratch("read", "retired")),
                     list(rewrite),
                     place,
@@ -254,7 +260,8 @@ class Chain:
             generation_folder=run.generation_folder,
         )
         shared = self._settings.job.collisions.policy == "none"
-        index = IndexItems(paths, self._layout, self._settings.features, shared)
+        features = FeatureSet(self._settings.features, self._spm_path())
+        index = IndexItems(paths, self._layout, features, shared)
         run_pipeline(self._job.beam, lambda root: define_index(root, index))
         return {"rebuilt": True}
 
@@ -270,6 +277,7 @@ class Chain:
                 template=settings.template_fingerprint,
                 tokenizer=results["fit"]["tokenizer_id"],
                 layout=self._layout.to_json(),
+                spm=None if (spm := self._spm_path()) is None else files.sha256(spm),
             ),
             self._catalog.encoder,
             self._config,
@@ -285,7 +293,9 @@ class Chain:
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         return Outcome(manifest, metrics, results)
 
-    def _place_items(self, tokenizer_id: str, shards: Sequence[int]) -> PlaceItems:
+    def _place_items(
+        self, tokenizer_id: str, shards: Sequence[int], features: FeatureSet
+    ) -> PlaceItems:
         run, manifest = self._run, self._parent.manifest
         collisions = self._settings.job.collisions
         parent_folder = None
@@ -305,10 +315,15 @@ class Chain:
             plan=plan,
             identity=Identity(self._layout, collisions.policy, collisions.on_change == "reassign"),
             stamp=Stamp(run.generation, tokenizer_id, run.time),
-            features=self._settings.features,
+            features=features,
             folders=(run.scratch("settled"), run.generation_folder, run.output("embeddings")),
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
         )
+
+    def _spm_path(self) -> str | None:
+        """Path of the generation's pieces, None without an `spm` feature."""
+        path = self._run.output(*SPM_FILE.split("/"))
+        return path if files.exists(path) else None
 
     def _same_encoder(self) -> dict[str, Any]:
         return {"encoder": self._catalog.encoder["fingerprint"]}

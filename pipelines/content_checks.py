@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.ngrams import NgramFeature, ngram_ids
 from models.quantizer import Quantizer
 from models.sid import SidLayout, format_codes
 from models.tokenizers import from_files, tokenizer_id
+from pipelines.generation import SPM_FILE
 from pipelines.published_tables import PublishedTables, lookup, repeated
 from schemas.arrays import mask_from_bool, matrix_from_list
 from schemas.rejects import RejectReason
@@ -151,17 +151,28 @@ def check_items(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> 
 def check_features(
     tables: PublishedTables, items: pa.Table, layout: SidLayout
 ) -> Iterator[str | int]:
-    """The n-gram columns follow from the codes."""
+    """The n-gram columns follow from the codes and, for `spm`, from the pieces that are kept."""
     codes = matrix_from_list(items["codes"], layout.num_levels)
-    for value in tables.manifest.config["ngrams"]:
-        feature = NgramFeature(**value)
-        expected = ngram_ids(codes, layout.codebook_sizes, feature)
-        stored = matrix_from_list(items[feature.name], expected.shape[1])
-        for row in np.flatnonzero((stored != expected).any(axis=1)):
-            yield (
-                f"item {items['item_id'][row].as_py()!r}: {feature.name} is "
-                f"{stored[row].tolist()}, its codes give {expected[row].tolist()}"
-            )
+    features = tables.features
+    if features.spm_path is not None:
+        found = files.sha256(features.spm_path)
+        if found != tables.manifest.fingerprints.spm:
+            yield f"{SPM_FILE} has sha256 {found}, the fingerprint is another"
+            return
+    columns = features.load(layout.codebook_sizes)
+    for feature in features.features:
+        expected = columns.column(codes, feature)
+        stored = items[feature.name].combine_chunks()
+        if stored.equals(expected):
+            continue
+        for row, (old, new) in enumerate(
+            zip(stored.to_pylist(), expected.to_pylist(), strict=True)
+        ):
+            if old != new:
+                yield (
+                    f"item {items['item_id'][row].as_py()!r}: {feature.name} is {old}, its codes "
+                    f"give {new}"
+                )
     yield items.num_rows
 
 

@@ -17,6 +17,7 @@ from semid_transforms.embedding import EmbeddingParts, EmbedTexts
 from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems
 from semid_transforms.parent import ReadParent
+from semid_transforms.pieces import LearnPieces, PieceInputs
 from semid_transforms.placing import PlaceItems
 from semid_transforms.quantizing import AssignCodes, retired_rows
 from semid_transforms.reading import CatalogReader, ReadCatalog
@@ -105,6 +106,11 @@ def define_assign(
         (_each(root, "Embedded", parts), _each(root, "ParentItems", parent_items))
         | "AssignCodes" >> assign
     )
+
+
+def define_pieces(root: beam.Pipeline, inputs: PieceInputs, learn: LearnPieces) -> None:
+    """Learns the pieces of the `spm` feature."""
+    root | "PieceInputs" >> beam.Create([inputs]) | "LearnPieces" >> learn
 
 
 def define_place(

@@ -20,6 +20,10 @@ TABLES = ("items", "reserved", "nodes", "ngrams", "embeddings", "catalog", "reje
 `trie/trie.safetensors` stand beside them."""
 
 
+SPM_FILE = "ngrams/spm.model"
+"""The learned pieces of the `spm` feature, where it is configured."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """A published generation.
@@ -99,8 +103,9 @@ def _files(run: Run, has_trie: bool) -> list[str]:
         for table in TABLES
         for path in files.list_files(run.output(table), ".parquet")
     ]
+    pieces = [SPM_FILE] if files.exists(run.output(*SPM_FILE.split("/"))) else []
     trie = ["trie/trie.safetensors"] if has_trie else []
-    return [*found, *trie, "metrics.json"]
+    return [*found, *pieces, *trie, "metrics.json"]
 
 
 def _describe(run: Run, path: str, carried: dict[str, FileEntry], parent: Published) -> FileEntry:

@@ -13,9 +13,12 @@ from models.sid import SidLayout
 from models.trie import Trie
 from models.trie_file import read_trie
 from pipelines.errors import UsageError
+from pipelines.generation import SPM_FILE
 from pipelines.root import Root
+from pipelines.settings import parse_feature
 from schemas.manifest import Manifest
 from semid_transforms import files
+from semid_transforms.features import FeatureSet
 
 TRIE = "trie/trie.safetensors"
 NO_TRIE = "no trie and no nodes: the codes come from parallel codebooks, which have no prefixes"
@@ -52,6 +55,13 @@ class PublishedTables:
         """Reads a whole table; one without columns when it has no part."""
         tables = [files.read_table(path, columns) for path in self.paths(table)]
         return pa.concat_tables(tables).combine_chunks() if tables else pa.table({})
+
+    @property
+    def features(self) -> FeatureSet:
+        """The n-gram columns of `items`."""
+        features = tuple(parse_feature(value) for value in self.manifest.config["ngrams"])
+        learned = self.manifest.fingerprints.spm is not None
+        return FeatureSet(features, self.path(SPM_FILE) if learned else None)
 
     def read_trie(self) -> Trie:
         """Opens the trie, memory-mapped; a remote one is copied first.

@@ -10,10 +10,12 @@ import yaml
 
 from models.ngrams import NgramFeature, vocabulary_size
 from models.sid import SidLayout
+from models.spm_ngrams import SpmFeature, check_spm
 from models.tokenizers import QuantizerConfig, quantizer_class, quantizer_config
 from pipelines.errors import UsageError
 from schemas.config import JobConfig, canonical_json, fingerprint, parse
 from semid_transforms import files
+from semid_transforms.features import Feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Settings:
     job: JobConfig
     kind: str
     quantizer: QuantizerConfig
-    features: tuple[NgramFeature, ...]
+    features: tuple[Feature, ...]
 
     @property
     def layout(self) -> SidLayout:
@@ -114,8 +116,7 @@ def parse_settings(value: Any) -> Settings:
         raise ValueError(f"quantizer.kind: {error}") from error
     config: QuantizerConfig = parse(config_class, quantizer, "quantizer")
     features = tuple(
-        parse(NgramFeature, feature, f"ngrams.{number}")
-        for number, feature in enumerate(job.ngrams)
+        parse_feature(feature, f"ngrams.{number}") for number, feature in enumerate(job.ngrams)
     )
     names = [feature.name for feature in features]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -123,6 +124,13 @@ def parse_settings(value: Any) -> Settings:
     settings = Settings(job, kind, config, features)
     check_features(settings, settings.layout)
     return settings
+
+
+def parse_feature(value: Mapping[str, Any], where: str = "ngrams") -> Feature:
+    """Reads one n-gram feature, as a configuration or a manifest has it."""
+    if value.get("name") == "spm":
+        return parse(SpmFeature, value, where)
+    return parse(NgramFeature, value, where)
 
 
 def require_levels(settings: Settings) -> None:
@@ -161,6 +169,9 @@ def check_features(settings: Settings, layout: SidLayout) -> None:
     """
     for number, feature in enumerate(settings.features):
         try:
-            vocabulary_size(layout.codebook_sizes, feature)
+            if isinstance(feature, SpmFeature):
+                check_spm(layout.codebook_sizes, feature)
+            else:
+                vocabulary_size(layout.codebook_sizes, feature)
         except ValueError as error:
             raise ValueError(f"ngrams.{number} ({feature.name}): {error}") from error

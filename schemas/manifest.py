@@ -42,12 +42,14 @@ class Fingerprints:
       template: hex digest over the text template and field mapping.
       tokenizer: id of the tokenizer.
       layout: SID layout as `SidLayout.to_json` gives it.
+      spm: SHA-256 of the learned pieces of the `spm` feature, None without it.
     """
 
     encoder: str
     template: str
     tokenizer: str
     layout: dict[str, Any]
+    spm: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.ngrams import NgramFeature, count_ngrams
 from models.node_labels import node_labels, row_terms
 from models.sid import SidLayout
 from models.trie import Trie
@@ -21,6 +20,7 @@ from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import NGRAMS, nodes_schema
 from semid_transforms import files
 from semid_transforms.catalog import read_categories, read_column
+from semid_transforms.features import FeatureSet
 from semid_transforms.measuring import measure
 from semid_transforms.quantizing import load_tokenizer
 
@@ -134,38 +134,17 @@ def write_nodes(trie: Trie, items: Sequence[str], catalog: Sequence[str], path: 
     return files.write_table(path, schema, describe_nodes(trie, table, categories, titles))
 
 
-def count_vocabulary(codes: np.ndarray, layout: SidLayout, feature: NgramFeature) -> pa.RecordBatch:
-    """Counts the n-grams of (N, L) codes; returns `NGRAMS` in order of position, then codes."""
-    columns = count_ngrams(codes, layout.codebook_sizes, feature)
-    batches = [
-        pa.RecordBatch.from_arrays(
-            [
-                pa.array([feature.name] * len(column.ids), pa.string()),
-                pa.array(column.ids),
-                pa.array(np.full(len(column.ids), position, np.int32)),
-                list_from_matrix(column.codes, pa.int32()),
-                pa.array(column.counts),
-            ],
-            schema=NGRAMS,
-        )
-        for position, column in enumerate(columns)
-    ]
-    return pa.concat_batches(batches)
-
-
 def write_vocabulary(
-    items: Sequence[str], path: str, layout: SidLayout, features: Sequence[NgramFeature]
+    items: Sequence[str], path: str, layout: SidLayout, features: FeatureSet
 ) -> int:
     """Writes the `ngrams` table over all items and returns its rows."""
-    codes = np.concatenate(
-        [
-            matrix_from_list(files.read_table(part, ["codes"])["codes"], layout.num_levels)
-            for part in items
-        ]
-    )
-    return files.write_table(
-        path, NGRAMS, (count_vocabulary(codes, layout, feature) for feature in features)
-    )
+
+    def chunks() -> Iterator[np.ndarray]:
+        for part in items:
+            yield matrix_from_list(files.read_table(part, ["codes"])["codes"], layout.num_levels)
+
+    columns = features.load(layout.codebook_sizes)
+    return files.write_table(path, NGRAMS, columns.vocabulary(chunks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +173,7 @@ class IndexPaths:
 class _Index(beam.DoFn):
     """Does one of the tasks of `IndexItems`."""
 
-    def __init__(
-        self, paths: IndexPaths, layout: SidLayout, features: Sequence[NgramFeature], shared: bool
-    ):
+    def __init__(self, paths: IndexPaths, layout: SidLayout, features: FeatureSet, shared: bool):
         self._paths = paths
         self._layout = layout
         self._features = features
@@ -230,7 +207,7 @@ class IndexItems(beam.PTransform):
 
     paths: IndexPaths
     layout: SidLayout
-    features: tuple[NgramFeature, ...]
+    features: FeatureSet
     shared: bool
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:

@@ -9,7 +9,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from models.ngrams import NgramFeature
 from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import (
     changes_schema,
@@ -17,6 +16,7 @@ from schemas.tables import (
     reserved_schema,
 )
 from semid_transforms import files
+from semid_transforms.features import FeatureSet
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import empty_batch, gather, split_by_shard
 from semid_transforms.shard_placement import (
@@ -201,7 +201,7 @@ class _PlaceShard(beam.DoFn):
         plan: ShardPlan,
         identity: Identity,
         stamp: Stamp,
-        features: tuple[NgramFeature, ...],
+        features: FeatureSet,
         folders: tuple[str, str],
         tokenizer_folder: str,
     ):
@@ -214,6 +214,7 @@ class _PlaceShard(beam.DoFn):
 
     def setup(self) -> None:
         self._codebooks = load_tokenizer(self._tokenizer_folder).codebooks
+        self._columns = self._features.load(self._identity.layout.codebook_sizes)
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[int]:
         shard, batches = element
@@ -235,10 +236,10 @@ class _PlaceShard(beam.DoFn):
             self._codebooks,
             self._identity,
             self._stamp,
-            self._features,
+            self._columns,
         )
         schemas = {
-            "items": items_schema(sid_type, [feature.name for feature in self._features]),
+            "items": items_schema(sid_type, self._features.names),
             "reserved": reserved_schema(sid_type),
             "changes": changes_schema(sid_type),
         }
@@ -267,7 +268,7 @@ class PlaceItems(beam.PTransform):
     plan: ShardPlan
     identity: Identity
     stamp: Stamp
-    features: tuple[NgramFeature, ...]
+    features: FeatureSet
     folders: tuple[str, str, str]
     tokenizer_folder: str
 

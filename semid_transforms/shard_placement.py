@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.ngrams import NgramFeature, ngram_ids
 from models.resolution import CollisionPolicy, SuffixOverflowError, resolve, settle
 from models.sid import SidLayout
 from schemas.arrays import list_from_matrix, mask_from_bool, matrix_from_list
@@ -27,6 +26,7 @@ from schemas.tables import (
     items_schema,
     reserved_schema,
 )
+from semid_transforms.features import FeatureColumns
 from semid_transforms.hashing import item_hashes
 from semid_transforms.routing import gather
 
@@ -169,7 +169,7 @@ def place_rows(
     codebooks: Sequence[np.ndarray],
     identity: Identity,
     stamp: Stamp,
-    features: Sequence[NgramFeature],
+    features: FeatureColumns,
 ) -> PlacedShard:
     """Builds the tables of one shard.
 
@@ -180,7 +180,7 @@ def place_rows(
       codebooks: of the tokenizer, L arrays (K_l, d).
       identity: layout and policies.
       stamp: of the run.
-      features: n-gram columns to compute.
+      features: computes the n-gram columns.
 
     Raises:
       ValueError: an item needs a suffix that does not fit; the message names it.
@@ -312,16 +312,12 @@ def _item_rows(
 
 
 def add_ngrams(
-    items: pa.RecordBatch, identity: Identity, features: Sequence[NgramFeature]
+    items: pa.RecordBatch, identity: Identity, features: FeatureColumns
 ) -> pa.RecordBatch:
     """Appends one list<int64> column per feature to `items` rows without them."""
     codes = matrix_from_list(items["codes"], identity.layout.num_levels)
-    columns = [
-        list_from_matrix(ngram_ids(codes, identity.layout.codebook_sizes, feature), pa.int64())
-        for feature in features
-    ]
-    schema = items_schema(identity.sid_type, [feature.name for feature in features])
-    return pa.RecordBatch.from_arrays([*items.columns, *columns], schema=schema)
+    schema = items_schema(identity.sid_type, features.names)
+    return pa.RecordBatch.from_arrays([*items.columns, *features.columns(codes)], schema=schema)
 
 
 def _reserve(

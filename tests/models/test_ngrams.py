@@ -8,7 +8,7 @@ from models.ngrams import (
     NGRAM_FEATURES,
     NgramColumn,
     NgramFeature,
-    count_ngrams,
+    count_windows,
     ngram_columns,
     ngram_ids,
     vocabulary_size,
@@ -108,18 +108,27 @@ def test_no_two_ngrams_share_an_exact_id(name):
     sizes = (2, 3, 2, 2, 2)
     codes = np.stack(np.meshgrid(*map(np.arange, sizes)), -1).reshape(-1, len(sizes))
     feature = NgramFeature(name)
-    counted = count_ngrams(codes, sizes, feature)
-    ids = np.concatenate([column.ids for column in counted])
+    columns = range(len(ngram_columns(sizes, feature)))
+    counted = [piece for p in columns for piece in count_windows([codes], sizes, feature, p)]
+    ids = np.concatenate([piece.ids for piece in counted])
     assert sorted(ids.tolist()) == list(range(vocabulary_size(sizes, feature)))
 
 
 def test_counts_name_the_codes_behind_an_id():
-    codes = np.array([[1, 0, 2], [1, 0, 1], [0, 0, 2]])
-    first, second = count_ngrams(codes, (2, 3, 4), NgramFeature("bigram"))
-    assert first.codes.tolist() == [[0, 0], [1, 0]] and first.counts.tolist() == [1, 2]
-    assert first.ids.tolist() == [0, 3]
-    assert second.codes.tolist() == [[0, 1], [0, 2]] and second.counts.tolist() == [1, 2]
-    assert second.ids.tolist() == [6 + 1, 6 + 2]
+    codes = np.array([[0, 0, 2], [1, 0, 1], [1, 0, 2], [1, 1, 2]])
+
+    def counted(position, *chunks):
+        pieces = list(count_windows(chunks, (2, 3, 4), NgramFeature("bigram"), position))
+        return [
+            (int(number), code.tolist(), int(count))
+            for piece in pieces
+            for number, code, count in zip(piece.ids, piece.codes, piece.counts, strict=True)
+        ]
+
+    for cut in range(5):  # a window may go on in the next chunk
+        chunks = codes[:cut], codes[cut:]
+        assert counted(0, *chunks) == [(0, [0, 0], 1), (3, [1, 0], 2), (4, [1, 1], 1)]
+        assert counted(1, *chunks) == [(7, [0, 1], 1), (8, [0, 2], 2), (12, [1, 2], 1)]
 
 
 def test_columns_say_which_codes_they_cover():

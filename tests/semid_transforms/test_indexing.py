@@ -13,7 +13,8 @@ from models.trie_file import read_trie
 from schemas.tables import CATALOG, nodes_schema
 from semid_transforms import files
 from semid_transforms.catalog import read_categories
-from semid_transforms.indexing import count_vocabulary, describe_nodes, write_trie_file
+from semid_transforms.features import FeatureColumns
+from semid_transforms.indexing import describe_nodes, write_trie_file
 from tests.pipelines import jobs
 
 LAYOUT = SidLayout.fitting((4, 4, 4))
@@ -81,7 +82,9 @@ def test_the_vocabulary_counts_what_the_columns_hold(codes, name):
     feature = NgramFeature(name)
     matrix = np.array(codes, np.int32)
     ids = ngram_ids(matrix, LAYOUT.codebook_sizes, feature)
-    counted = count_vocabulary(matrix, LAYOUT, feature).to_pylist()
+    columns = FeatureColumns((feature,), LAYOUT.codebook_sizes)
+    batches = columns.vocabulary(lambda: [matrix[:2], matrix[2:]])
+    counted = [row for batch in batches for row in batch.to_pylist()]
     for row in counted:
         assert row["item_count"] == int((ids[:, row["position"]] == row["id"]).sum()) > 0
     assert len(counted) == sum(len(np.unique(column)) for column in ids.T)

@@ -7,6 +7,7 @@ import pytest
 from models.ngrams import NgramFeature
 from models.sid import SidLayout
 from schemas.tables import coded_schema, items_schema, reserved_schema
+from semid_transforms.features import FeatureColumns
 from semid_transforms.placing import ShardPlan
 from semid_transforms.routing import empty_batch
 from semid_transforms.shard_placement import (
@@ -20,6 +21,7 @@ from semid_transforms.shard_placement import (
 
 LAYOUT = SidLayout.fitting((4, 4, 4))
 STAMP = Stamp("000002-b", "t" * 64, datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
+FEATURES = FeatureColumns((NgramFeature("unigram"),), LAYOUT.codebook_sizes)
 BOOKS = tuple(np.arange(4, dtype=np.float32)[:, None] * step for step in (100, 10, 1))
 
 
@@ -63,9 +65,7 @@ def place(batch, policy="reassign", move=False, parent=None):
     contested = rows.filter(rows["contested"])
     base = np.array(contested["base_codes"].to_pylist()).reshape(-1, 3)
     latents = (base @ [100, 10, 1]).astype(np.float32)[:, None]
-    return place_rows(
-        rows, latents, parent, BOOKS, identity(policy, move), STAMP, (NgramFeature("unigram"),)
-    )
+    return place_rows(rows, latents, parent, BOOKS, identity(policy, move), STAMP, FEATURES)
 
 
 def parent_of(placed, **_):
