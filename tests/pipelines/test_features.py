@@ -12,6 +12,7 @@ from pipelines.errors import UsageError
 from pipelines.root import Root
 from pipelines.settings import load_settings
 from pipelines.verify import verify
+from schemas.manifest import Current
 from tests.pipelines import jobs
 
 SIZES = (16, 16, 16, 16)
@@ -158,7 +159,8 @@ def test_verify_finds_altered_pieces_and_columns(featured, copied):
     manifest = json.loads(path.read_text())
     manifest["fingerprints"]["spm"] = "0" * 64
     path.write_text(json.dumps(manifest))
-    found = verify(Root(str(root)), generation).problems
+    (root / "CURRENT").write_bytes(Current.of(generation, path.read_bytes()).to_json())
+    found = verify(Root(str(root))).problems
     assert [problem.invariant for problem in found] == [2]
     assert "ngrams/spm.model has sha256" in found[0].detail
 
