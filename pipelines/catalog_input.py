@@ -31,9 +31,14 @@ class CatalogInput:
     encoder: dict[str, Any]
 
     @property
-    def brings_embeddings(self) -> bool:
-        """True when the catalog holds embeddings, so that no text is encoded."""
-        return self.reader.embedding is not None
+    def embeds_text(self) -> bool:
+        """True when text is encoded, alone or with columns of the catalog fused to it."""
+        return self.reader.embeds_text
+
+    @property
+    def fuses(self) -> bool:
+        """True when columns of the catalog are fused with the embedding of the text."""
+        return self.reader.embedding is not None and self.reader.embedding.text
 
 
 def open_input(job: Job) -> CatalogInput:
@@ -50,12 +55,19 @@ def open_input(job: Job) -> CatalogInput:
         raise InputRefusedError(f"--catalog: {error}") from error
     try:
         reader = open_catalog(sources, config.input, config.text, config.shards)
-        if reader.embedding is None:
-            return CatalogInput(reader, identify_encoder(config.encoder).to_json())
+        text = identify_encoder(config.encoder).to_json() if reader.embeds_text else None
     except ValueError as error:
         raise UsageError(str(error)) from error
-    description = dataclasses.asdict(reader.embedding)
-    encoder = {"name": "catalog", **description, "fingerprint": fingerprint(description)}
+    if reader.embedding is None:
+        assert text is not None
+        return CatalogInput(reader, text)
+    columns = dataclasses.asdict(reader.embedding)
+    if text is None:
+        encoder = {"name": "catalog", **columns, "fingerprint": fingerprint(columns)}
+    else:
+        name = " + ".join([text["name"], *reader.embedding.columns])
+        made_of = {"text": text["fingerprint"], "columns": columns}
+        encoder = {**text, "name": name, **made_of, "fingerprint": fingerprint(made_of)}
     return CatalogInput(reader, encoder)
 
 
@@ -80,7 +92,7 @@ def check_matches(
         return
     published = parent.manifest.fingerprints
     pairs = [("encoder", catalog.encoder["fingerprint"], published.encoder)]
-    if not catalog.brings_embeddings:  # a template makes nothing where embeddings come along
+    if catalog.embeds_text:  # a template makes nothing where embeddings replace text
         pairs.append(("text template", settings.template_fingerprint, published.template))
     pairs.append(("schema version", str(SCHEMA_VERSION), str(parent.manifest.schema_version)))
     differences = [

@@ -16,13 +16,12 @@ from pipelines.beam_options import run_pipeline, single_process
 from pipelines.catalog_input import CatalogInput
 from pipelines.definitions import (
     define_assign,
-    define_collect,
-    define_embed,
     define_fit,
     define_index,
     define_place,
     define_read,
 )
+from pipelines.embed import embed_changed
 from pipelines.generation import SPM_FILE, Outcome, build_manifest, link_tables, table_paths
 from pipelines.job import Job
 from pipelines.pieces import settle_pieces
@@ -31,7 +30,6 @@ from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from schemas.rejects import SourceCounts
 from semid_transforms import files
-from semid_transforms.embedding import EmbeddingParts
 from semid_transforms.features import FeatureSet
 from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths
@@ -105,27 +103,8 @@ class Chain:
             files.copy(path, run.output("embeddings", files.base_name(path)))
         if not read["changed"]:
             return {"parts": [], "counters": {}}
-        parts = EmbeddingParts(
-            embeddings=run.output("embeddings"),
-            origin=run.scratch("origin"),
-            prefix=f"part-{run.generation[:6]}",
-            known=(*carried, *self._kept_embeddings()),
-        )
-        changed = files.list_files(run.scratch("read", "changed"))
-        if not self._catalog.brings_embeddings:
-            config = self._settings.job.encoder
-            num_parts = math.ceil(read["changed"] / config.rows_per_part)
-            counters = run_pipeline(
-                self._job.beam,
-                lambda root: define_embed(root, changed, config, parts, num_parts, self._sid_type),
-            )
-        else:
-            counters = run_pipeline(
-                self._job.beam,
-                lambda root: define_collect(root, changed, parts, self._reader, self._sid_type),
-            )
-        names = [files.base_name(path) for path in files.list_files(parts.origin, ".parquet")]
-        return {"parts": names, "counters": counters}
+        job = self._job
+        return embed_changed(job, run, self._catalog, read["changed"], carried, self._sid_type)
 
     def fit(self) -> dict[str, Any]:
         """Takes the parent's tokenizer, or one that `semid fit` made for this root, or fits one.
@@ -327,15 +306,6 @@ class Chain:
 
     def _same_encoder(self) -> dict[str, Any]:
         return {"encoder": self._catalog.encoder["fingerprint"]}
-
-    def _kept_embeddings(self) -> list[str]:
-        """Returns embeddings under this root that other runs made and did not publish."""
-        return [
-            path
-            for other in kept_runs(self._job.root, self._same_encoder())
-            if other.key != self._run.key
-            for path in files.list_files(other.output("embeddings"), ".parquet")
-        ]
 
     @property
     def _sid_type(self) -> pa.DataType:

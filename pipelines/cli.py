@@ -107,6 +107,9 @@ def _build_parser() -> argparse.ArgumentParser:
         help="measure beside it: ids of tokenizers under ROOT, or Parquet files of item_id, codes",
     )
 
+    vectors = add("interactions", _interactions, "add item vectors from interactions to a catalog")
+    _add_interactions_arguments(vectors)
+
     first = add("quickstart", _quickstart, "try everything on a small generated catalog", beam=True)
     first.add_argument(
         "--folder", default="semid-quickstart", help="where to write (default ./semid-quickstart)"
@@ -131,6 +134,38 @@ def _add_job_arguments(command: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="ISO 8601 time to stamp rows with, such as a scheduler's logical date (default: now)",
     )
+
+
+def _add_interactions_arguments(command: argparse.ArgumentParser) -> None:
+    for name, text in (
+        ("--interactions", "tables of one row per interaction; Parquet, JSON Lines or CSV"),
+        ("--catalog", "the catalog; Parquet"),
+    ):
+        command.add_argument(
+            name, nargs="+", action="extend", required=True, metavar="PATTERN", help=text
+        )
+    command.add_argument("--output", required=True, metavar="FOLDER", help="for the new catalog")
+    for name, default, text in (
+        ("--column", "interaction_embedding", "name of the new column"),
+        ("--catalog-item-column", "item_id", "the catalog's item id"),
+        ("--user-column", "user_id", "who, in the interactions"),
+        ("--item-column", "item_id", "what, in the interactions"),
+    ):
+        command.add_argument(name, default=default, help=f"{text} (default {default})")
+    command.add_argument(
+        "--weight-column", help="how much, a positive number (default: each user counts once)"
+    )
+    command.add_argument("--dimension", type=int, default=64, help="of a vector (default 64)")
+    command.add_argument(
+        "--min-users", type=int, default=3, help="users an item needs for a vector (default 3)"
+    )
+    command.add_argument(
+        "--max-items-per-user", type=int, default=200, help="that count (default 200)"
+    )
+    command.add_argument(
+        "--smoothing", type=float, default=0.75, help="exponent of context counts (default 0.75)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="default 0")
 
 
 def _timestamp(text: str) -> datetime.datetime:
@@ -222,6 +257,35 @@ def _metrics(options: argparse.Namespace, _: list[str]) -> int:
         {"generation": generation, **metrics, "compared": compared},
         lambda: "\n".join([*texts, definitions_text(metrics)]),
     )
+    return 0
+
+
+def _interactions(options: argparse.Namespace, _: list[str]) -> int:
+    from models.collaborative import InteractionConfig
+    from pipelines.interactions import InteractionsJob, add_interactions, interactions_text
+    from semid_transforms.interactions import InteractionColumns
+
+    columns = InteractionColumns(options.user_column, options.item_column, options.weight_column)
+    job = InteractionsJob(
+        tuple(options.interactions),
+        tuple(options.catalog),
+        options.output,
+        options.column,
+        options.catalog_item_column,
+        columns,
+    )
+    try:
+        config = InteractionConfig(
+            options.dimension,
+            options.min_users,
+            options.smoothing,
+            options.max_items_per_user,
+            options.seed,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    result = add_interactions(job, config)
+    _print(options, result, lambda: interactions_text(result))
     return 0
 
 

@@ -9,11 +9,10 @@ import pyarrow as pa
 
 from models.sid import SidLayout
 from pipelines.runs import Run
-from schemas.config import EncoderConfig
 from schemas.tables import REJECTS, SOURCE_COUNTS
-from semid_transforms.collecting import CollectVectors
+from semid_transforms.collecting import CollectVectors, key_by_text
 from semid_transforms.diffing import DiffItems
-from semid_transforms.embedding import EmbeddingParts, EmbedTexts
+from semid_transforms.embedding import EmbedTexts
 from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems
 from semid_transforms.parent import ReadParent
@@ -60,33 +59,27 @@ def define_read(
 
 
 def define_embed(
-    root: beam.Pipeline,
-    changed_paths: Sequence[str],
-    config: EncoderConfig,
-    parts: EmbeddingParts,
-    num_parts: int,
-    sid_type: pa.DataType,
+    root: beam.Pipeline, changed_paths: Sequence[str], embed: EmbedTexts, fused: bool
 ) -> None:
-    """Encodes the text of every changed item, each distinct text once."""
-    (
-        _each(root, "Changed", changed_paths)
-        | "ReadChanged" >> ReadTables()
-        | "EmbedTexts" >> EmbedTexts(config, parts, num_parts, sid_type)
-    )
+    """Encodes the text of every changed item, each distinct text once.
+
+    Where columns are fused with the text, contents of one text may differ: then the text is the
+    key.
+    """
+    changed = _each(root, "Changed", changed_paths) | "ReadChanged" >> ReadTables()
+    if fused:
+        changed = changed | "KeyByText" >> beam.Map(key_by_text).with_output_types(pa.RecordBatch)
+    changed | "EmbedTexts" >> embed
 
 
 def define_collect(
-    root: beam.Pipeline,
-    changed_paths: Sequence[str],
-    parts: EmbeddingParts,
-    reader: CatalogReader,
-    sid_type: pa.DataType,
+    root: beam.Pipeline, changed_paths: Sequence[str], collect: CollectVectors
 ) -> None:
     """Copies the embeddings of changed items from the catalog that brings them."""
     (
         _each(root, "Changed", changed_paths)
         | "ReadChanged" >> ReadTables()
-        | "CollectVectors" >> CollectVectors(reader, parts, sid_type)
+        | "CollectVectors" >> collect
     )
 
 

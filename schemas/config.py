@@ -33,6 +33,20 @@ FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}
 
 
 @dataclasses.dataclass(frozen=True)
+class FusedColumn:
+    """An embedding column that joins what is embedded anyway; items may be without.
+
+    Attributes:
+      dimension: length of its vectors.
+      weight: against 1 for the text, or `embedding_weights` for columns that replace it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    dimension: Annotated[int, pydantic.Field(ge=1, le=65536)]
+    weight: Annotated[float, pydantic.Field(gt=0, le=1000)] = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class InputConfig:
     """How catalog columns become fields.
 
@@ -46,6 +60,8 @@ class InputConfig:
       max_row_bytes: a longer JSON line or CSV record is rejected.
       embedding_weights: weight of each column in `columns.embedding` when it names several; the
         normalised columns are scaled and concatenated.
+      fuse: column name -> its length and weight, for columns that join the embedding of the text
+        (or of `columns.embedding`) and may be null.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
@@ -55,6 +71,7 @@ class InputConfig:
     allow_damaged_files: bool = False
     max_row_bytes: Annotated[int, pydantic.Field(ge=1024, le=1 << 30)] = 64 << 20
     embedding_weights: list[float] | None = None
+    fuse: dict[str, FusedColumn] = dataclasses.field(default_factory=dict)
 
     def column(self, field: str) -> str:
         """Returns the single column a field is read from."""
@@ -85,6 +102,11 @@ class InputConfig:
                 )
             if not all(0 < weight < math.inf for weight in self.embedding_weights):
                 raise ValueError("embedding_weights must be positive and finite")
+        if twice := sorted(set(columns or ["embedding"]) & set(self.fuse)):
+            raise ValueError(
+                f"fuse names {', '.join(twice)}, which is the embedding itself: set "
+                f"columns.embedding to another column, or to [] to embed text"
+            )
         if self.category_delimiter == "":
             raise ValueError("category_delimiter must not be empty: leave it out instead")
 

@@ -1,21 +1,31 @@
-"""Collecting the embeddings a catalog brings, by reference, for the items that changed."""
+"""Collecting the embeddings a catalog brings, by reference, for the items that changed.
+
+Where such columns are fused with the text, the texts were encoded before, each distinct one once,
+into parts of their own; here the two meet.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.arrays import list_from_matrix
+from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import changed_schema
-from semid_transforms.embedding import EmbeddingParts, pending_schema, write_part
-from semid_transforms.embedding_columns import read_vectors
+from semid_transforms.embedding import (
+    EmbeddingParts,
+    find_embeddings,
+    pending_schema,
+    write_part,
+)
+from semid_transforms.embedding_columns import fuse_texts, read_vectors
 from semid_transforms.reading import CatalogReader
 from semid_transforms.routing import gather, split_by_shard
+from semid_transforms.validation import hash_texts
 
 
 def pending_vectors(rows: pa.RecordBatch, vectors: np.ndarray, part: str) -> pa.RecordBatch:
@@ -42,6 +52,36 @@ def pending_vectors(rows: pa.RecordBatch, vectors: np.ndarray, part: str) -> pa.
     return batch.take(pc.sort_indices(batch, sort_keys=keys))
 
 
+def key_by_text(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Replaces the content hash of `changed_schema` rows by that of their text alone."""
+    place = rows.schema.get_field_index("content_hash")
+    return rows.set_column(place, rows.schema.field(place), hash_texts(rows["text"]))
+
+
+def text_embeddings(texts: pa.Array, parts: Sequence[str]) -> np.ndarray:
+    """Looks up the embeddings of N texts.
+
+    Args:
+      texts: N strings.
+      parts: paths of embedding parts whose content hashes are those of texts (`key_by_text`).
+
+    Returns:
+      (N, T) float32.
+
+    Raises:
+      ValueError: a text was not embedded.
+    """
+    hashes = hash_texts(texts)
+    distinct = hashes.unique()
+    found = find_embeddings(parts, distinct)
+    if found.null_count:
+        raise ValueError(
+            f"{found.null_count} of {len(distinct)} texts have no embedding in {len(parts)} parts; "
+            f"remove the run's folder and start again"
+        )
+    return matrix_from_list(found)[pc.index_in(hashes, value_set=distinct).to_numpy()]
+
+
 class _RouteBySplit(beam.DoFn):
     """Cuts changed rows by the catalog split they were read from."""
 
@@ -58,10 +98,17 @@ class _RouteBySplit(beam.DoFn):
 class _CollectPart(beam.DoFn):
     """Reads a split again, picks the wanted embeddings and writes them as one part."""
 
-    def __init__(self, reader: CatalogReader, parts: EmbeddingParts, sid_type: pa.DataType):
+    def __init__(
+        self,
+        reader: CatalogReader,
+        parts: EmbeddingParts,
+        sid_type: pa.DataType,
+        text_parts: Sequence[str],
+    ):
         self._reader = reader
         self._parts = parts
         self._sid_type = sid_type
+        self._text_parts = text_parts
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[str]:
         number, batches = element
@@ -74,20 +121,35 @@ class _CollectPart(beam.DoFn):
         split = reader.splits[number]
         vectors = read_vectors(split, wanted, reader.input, reader.shards, reader.embedding)
         beam.metrics.Metrics.counter("embed", "rows-in").inc(rows.num_rows)
+        bounds = np.cumsum([0, *reader.embedding.widths])
+        for column, start, stop in zip(reader.embedding.columns, bounds, bounds[1:], strict=False):
+            absent = int((~vectors[:, start:stop].any(axis=1)).sum())
+            beam.metrics.Metrics.counter("embed", f"rows-without-{column}").inc(absent)
+        if reader.embedding.text:
+            texts = text_embeddings(rows["text"], self._text_parts)
+            vectors = fuse_texts(texts, vectors, reader.embedding)
         pending = pending_vectors(rows, vectors, self._parts.name(number))
         yield write_part(pending, self._parts.embeddings, self._parts.origin)
 
 
 @dataclasses.dataclass
 class CollectVectors(beam.PTransform):
-    """Writes the embeddings of changed rows, one part per catalog split; returns part names."""
+    """Writes the embeddings of changed rows, one part per catalog split; returns part names.
+
+    Attributes:
+      reader: of the catalog that brings embeddings.
+      parts: where they go.
+      sid_type: Arrow type of a packed SID.
+      text_parts: embedding parts of the changed rows' texts, where columns are fused with text.
+    """
 
     reader: CatalogReader
     parts: EmbeddingParts
     sid_type: pa.DataType
+    text_parts: tuple[str, ...] = ()
 
     def expand(self, changed: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
-        collect = _CollectPart(self.reader, self.parts, self.sid_type)
+        collect = _CollectPart(self.reader, self.parts, self.sid_type, self.text_parts)
         return (
             changed
             | "RouteBySplit"

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.arrays import mask_from_bool
 from schemas.config import InputConfig, ShardConfig
 from semid_transforms.coercion import Kind
 from semid_transforms.files import SourceFile
@@ -29,16 +30,25 @@ class EmbeddingSpec:
       columns: their names.
       widths: length of the vectors of each.
       weights: of each; only their ratio matters, since the result has unit length.
+      optional: how many of the columns, the last ones, may be null.
+      text: True when the embedding of the text stands before the columns, with weight 1.
     """
 
     columns: tuple[str, ...]
     widths: tuple[int, ...]
     weights: tuple[float, ...]
+    optional: int = 0
+    text: bool = False
 
     @property
     def embedding_dim(self) -> int:
-        """Length D of the combined embedding."""
+        """Length D of the combined columns, without the text."""
         return sum(self.widths)
+
+    @property
+    def norm(self) -> float:
+        """What weights are divided by, so that an item with every part has unit length."""
+        return float(np.sqrt(np.sum(np.square(self.weights)) + self.text))
 
 
 def vector_fields(columns: Sequence[str]) -> list[Field]:
@@ -55,7 +65,9 @@ def combine(columns: Sequence[pa.Array], spec: EmbeddingSpec) -> tuple[np.ndarra
     """Makes embeddings: every column to unit length, times its weight, side by side, unit length.
 
     The arithmetic is float64 row by row and rounded once, so that a row's embedding does not
-    depend on the rows around it.
+    depend on the rows around it. An optional column that is null is a part of zeros, and the
+    other parts stay as long as they are: the item is then equally far, in that part, from all
+    items that have it, and no farther from those that also lack it.
 
     Args:
       columns: N lists of float64 each, in the order of the spec.
@@ -64,13 +76,17 @@ def combine(columns: Sequence[pa.Array], spec: EmbeddingSpec) -> tuple[np.ndarra
     Returns:
       (N, D) float32, zero where a row has a problem; and what is wrong by row.
     """
-    total = float(np.sqrt(np.sum(np.square(spec.weights))))
     blocks = []
     problems: dict[int, str] = {}
-    for name, array, width, weight in zip(
-        spec.columns, columns, spec.widths, spec.weights, strict=True
+    first_optional = len(spec.columns) - spec.optional
+    for number, (name, array, width, weight) in enumerate(
+        zip(spec.columns, columns, spec.widths, spec.weights, strict=True)
     ):
         values, wrong = _dense(array, width)
+        absent = np.zeros(len(values), bool)
+        if number >= first_optional:
+            absent = mask_from_bool(array.is_null())
+            wrong = {row: text for row, text in wrong.items() if not absent[row]}
         finite = np.isfinite(values)
         largest = np.abs(np.where(finite, values, 0)).max(axis=1, initial=0)
         values = np.where(finite, values, 0) / np.where(largest > 0, largest, 1)[:, None]
@@ -78,14 +94,30 @@ def combine(columns: Sequence[pa.Array], spec: EmbeddingSpec) -> tuple[np.ndarra
         for row in np.flatnonzero(~finite.all(axis=1)).tolist():
             place = int(np.flatnonzero(~finite[row])[0])
             wrong.setdefault(row, f"value {place} is missing, NaN or infinite")
-        for row in np.flatnonzero(largest == 0).tolist():
+        for row in np.flatnonzero((largest == 0) & ~absent).tolist():
             wrong.setdefault(row, "all its values are zero")
         for row, text in wrong.items():
             problems.setdefault(row, f"column {name}: {text}")
-        blocks.append(values / np.where(norms > 0, norms, 1)[:, None] * (weight / total))
+        blocks.append(values / np.where(norms > 0, norms, 1)[:, None] * (weight / spec.norm))
     matrix = np.concatenate(blocks, axis=1).astype(np.float32) + np.float32(0)  # no negative zero
     matrix[list(problems)] = 0
     return matrix, problems
+
+
+def fuse_texts(texts: np.ndarray, columns: np.ndarray, spec: EmbeddingSpec) -> np.ndarray:
+    """Puts the embeddings of texts before the columns.
+
+    Args:
+      texts: (N, T) float32 embeddings of the items' texts; they are brought to unit length.
+      columns: (N, D) float32 from `combine`; zeros for items without any of the columns.
+      spec: with `text`.
+
+    Returns:
+      (N, T + D) float32, of unit length where an item has every part.
+    """
+    wide = texts.astype(np.float64)
+    norms = np.sqrt(np.add.reduce(wide * wide, axis=1, keepdims=True)) * spec.norm
+    return np.concatenate([(wide / norms).astype(np.float32), columns], axis=1)
 
 
 def _dense(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, str]]:
@@ -111,14 +143,34 @@ def find_embedding(
 
     The first row that has a vector in every column decides; at most 100,000 rows are looked at.
     Without a mapping a column called `embedding` is taken where the first file with rows has one.
+    Columns that are fused may be null everywhere, so their length is what the configuration says;
+    they are ordered by name.
 
     Returns:
-      The columns with their lengths, or None when text is to be embedded or there are no rows.
+      The columns with their lengths, or None when only text is to be embedded.
 
     Raises:
       ValueError: embedding columns are mapped or found, and no row has a vector in all of them.
       OSError: a file cannot be opened or read; the message names it.
     """
+    found = _find_required(sources, input_config, shard_config)
+    fused = sorted(input_config.fuse.items())
+    if not fused:
+        return found
+    before = found or EmbeddingSpec((), (), ())
+    return EmbeddingSpec(
+        (*before.columns, *(name for name, _ in fused)),
+        (*before.widths, *(column.dimension for _, column in fused)),
+        (*before.weights, *(column.weight for _, column in fused)),
+        optional=len(fused),
+        text=found is None,
+    )
+
+
+def _find_required(
+    sources: Sequence[SourceFile], input_config: InputConfig, shard_config: ShardConfig
+) -> EmbeddingSpec | None:
+    """Finds the columns that replace text; None when text is embedded or there are no rows."""
     mapped = input_config.embedding_columns
     if mapped == []:
         return None
@@ -170,7 +222,7 @@ def read_vectors(
       embedding: the same as when the rows were read.
 
     Returns:
-      (n, D) float32 of unit length, in the order of `rows`.
+      (n, D) float32 from `combine`, in the order of `rows`.
 
     Raises:
       ValueError: a row is not there or has no valid embedding: the file has changed.

@@ -35,9 +35,9 @@ def read_split(
     Args:
       split: from `list_splits`.
       input_config: field mapping and limits.
-      text_config: how text is made, unless the catalog brings embeddings.
+      text_config: how text is made, unless embeddings of the catalog replace it.
       shard_config: for the size of batches; it changes no row.
-      embedding: from `find_embedding`; None renders text.
+      embedding: from `find_embedding`; None renders text alone.
 
     Yields:
       A `PARSED` batch, a `REJECTS` batch and the rows read for them, which is the sum of theirs.
@@ -61,7 +61,7 @@ class CatalogReader:
       input: field mapping and limits.
       text: the template.
       shards: sizes of batches and splits.
-      embedding: from `find_embedding`; None renders text.
+      embedding: from `find_embedding`; None renders text alone.
     """
 
     sources: tuple[SourceFile, ...]
@@ -74,7 +74,12 @@ class CatalogReader:
     @property
     def embedding_dim(self) -> int | None:
         """Length D of the embeddings the catalog brings, None when text is to be embedded."""
-        return None if self.embedding is None else self.embedding.embedding_dim
+        return None if self.embedding is None or self.embeds_text else self.embedding.embedding_dim
+
+    @property
+    def embeds_text(self) -> bool:
+        """True when text is embedded, alone or with columns fused to it."""
+        return self.embedding is None or self.embedding.text
 
     @property
     def embedding_columns(self) -> tuple[str, ...]:

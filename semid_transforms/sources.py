@@ -299,6 +299,9 @@ def _check_header(
     embedding = input_config.embedding_columns
     mapped = [(f, c) for f, c in input_config.columns.items() if isinstance(c, str)]
     mapped += [("embedding", column) for column in embedding or []]
+    for column in input_config.fuse:
+        if column not in columns:
+            raise ValueError(f"{path} has no column {column!r}, which input.fuse names: {there}")
     id_column = input_config.column("item_id")
     if id_column not in columns:
         raise ValueError(
@@ -310,7 +313,7 @@ def _check_header(
             raise ValueError(
                 f"{path} has no column {column!r}, which input.columns.{field} names: {there}"
             )
-    used = [id_column, *(column for _, column in mapped)]
+    used = [id_column, *(column for _, column in mapped), *input_config.fuse]
     if repeated := [column for column in used if list(columns).count(column) > 1]:
         raise ValueError(f"{path} has several columns named {repeated[0]!r}: {there}")
     vectors = ["embedding"] if embedding is None else embedding

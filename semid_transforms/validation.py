@@ -21,6 +21,7 @@ from semid_transforms.sources import SourceSplit
 HASH_BYTES = CONTENT_HASH.byte_width
 _TEXT_DOMAIN = b"semid text"
 _VECTOR_DOMAIN = b"semid embedding"
+_FUSED_DOMAIN = b"semid fused"
 
 _KINDS = {
     "item_id": Kind.TEXT,
@@ -34,8 +35,9 @@ _KINDS = {
 def plan_fields(
     input_config: InputConfig, text_config: TextConfig, embedding: EmbeddingSpec | None
 ) -> list[Field]:
-    """Returns what is read of every row: the fixed fields, then text or embeddings."""
-    names = dict.fromkeys([*_KINDS, *(text_config.fields if embedding is None else ())])
+    """Returns what is read of every row: the fixed fields, then text, embeddings or both."""
+    rendered = embedding is None or embedding.text
+    names = dict.fromkeys([*_KINDS, *(text_config.fields if rendered else ())])
     fields = [Field(name, input_config.column(name), _KINDS.get(name, Kind.TEXT)) for name in names]
     return fields + ([] if embedding is None else vector_fields(embedding.columns))
 
@@ -52,6 +54,17 @@ def hash_vectors(vectors: np.ndarray) -> pa.Array:
     """
     little_endian = np.ascontiguousarray(vectors, "<f4")
     return _hashes([row.tobytes() for row in little_endian], _VECTOR_DOMAIN)
+
+
+def hash_fused(texts: pa.Array, vectors: np.ndarray) -> pa.Array:
+    """Returns the content hash of N texts and (N, D) float32 vectors that are fused with them.
+
+    BLAKE2b-16, personalised `semid fused`, over the text's own 16 bytes and the vector's bytes.
+    """
+    rows = np.ascontiguousarray(vectors, "<f4")
+    hashes = hash_texts(texts).to_pylist()
+    contents = [text + row.tobytes() for text, row in zip(hashes, rows, strict=True)]
+    return _hashes(contents, _FUSED_DOMAIN)
 
 
 def _hashes(contents: Sequence[bytes], domain: bytes) -> pa.Array:
@@ -73,8 +86,8 @@ def validate(
     Args:
       rows: from a file.
       split: where they come from.
-      text_config: the template of the text, when there is no embedding.
-      embedding: how the catalog's embeddings are combined, or None to render text.
+      text_config: the template of the text, unless the catalog's embeddings replace it.
+      embedding: how the catalog's embeddings are combined, or None to render text alone.
 
     Returns:
       A `PARSED` batch and a `REJECTS` batch that together hold every row once.
@@ -87,13 +100,14 @@ def validate(
         problems.setdefault(row, Problem(RejectReason.MISSING_ID, "item_id is missing or blank"))
     titles = text.clean(fields.column("title"))
     paths = text.clean_paths(fields.column("category_path"))
-    if embedding is None:
+    texts = pa.nulls(number, pa.string())
+    vectors = np.zeros((number, 0), np.float32)
+    if embedding is None or embedding.text:
         texts = _render(fields, titles, paths, text_config)
         used = ", ".join(text_config.fields)
         for row in np.flatnonzero(_to_numpy(pc.equal(texts, ""))).tolist():
             problems.setdefault(row, Problem(RejectReason.NO_TEXT, f"all of {used} are empty"))
-    else:
-        texts = pa.nulls(number, pa.string())
+    if embedding is not None:
         columns = [fields.column(vector_name(i)) for i in range(len(embedding.columns))]
         vectors, bad = combine(columns, embedding)
         for row, detail in bad.items():
@@ -102,7 +116,12 @@ def validate(
     valid[list(problems)] = False
     kept = pa.array(np.flatnonzero(valid))
     texts = texts.take(kept)
-    hashes = hash_texts(texts) if embedding is None else hash_vectors(vectors[valid])
+    if embedding is None:
+        hashes = hash_texts(texts)
+    elif embedding.text:
+        hashes = hash_fused(texts, vectors[valid])
+    else:
+        hashes = hash_vectors(vectors[valid])
     titles = titles.take(kept)
     parsed = pa.RecordBatch.from_arrays(
         [

@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from models.collaborative import ItemVectors, fuse, interaction_vectors
+from models.collaborative import InteractionConfig, interaction_vectors
+
+SMALL = InteractionConfig(dimension=4)
 
 
 def two_tastes():
@@ -13,56 +17,80 @@ def two_tastes():
     return users, items
 
 
+def cosines(vectors):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
 def test_items_with_common_users_are_near():
     users, items = two_tastes()
-    found = interaction_vectors(users, items, dim=4)
+    found = interaction_vectors(users, items, SMALL)
     assert found.item_ids.tolist() == sorted(set(items))
-    cosine = found.vectors @ found.vectors.T
+    cosine = cosines(found.vectors)
     assert cosine[:10, :10].min() > cosine[:10, 10:].max()
     assert (found.vectors**2).sum(axis=1).mean() == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(found.vectors.mean(axis=0), 0, atol=1e-6)
 
 
-def test_the_order_of_interactions_does_not_matter():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_order_of_interactions_does_not_matter(weighted):
     users, items = two_tastes()
+    weights = np.random.default_rng(2).random(len(users)) + 0.1 if weighted else None
     order = np.random.default_rng(1).permutation(len(users))
-    first = interaction_vectors(users, items, dim=4)
-    second = interaction_vectors(users[order], items[order], dim=4)
+    first = interaction_vectors(users, items, SMALL, weights)
+    shuffled = None if weights is None else weights[order]
+    second = interaction_vectors(users[order], items[order], SMALL, shuffled)
     np.testing.assert_array_equal(first.vectors, second.vectors)
+
+
+def test_weights_of_a_pair_add_up_and_count():
+    users, items = two_tastes()
+    ones = np.ones(len(users))
+    twice = interaction_vectors(
+        np.r_[users, users], np.r_[items, items], SMALL, np.r_[0.25 * ones, 0.75 * ones]
+    )
+    np.testing.assert_array_equal(
+        twice.vectors, interaction_vectors(users, items, SMALL, ones).vectors
+    )
+    heavy = np.where(users < 20, 50.0, 1.0)
+    assert not np.allclose(
+        interaction_vectors(users, items, SMALL, heavy).vectors,
+        interaction_vectors(users, items, SMALL, ones).vectors,
+    )
 
 
 def test_one_robot_does_not_count_beyond_the_limit():
     users, items = two_tastes()
     robot = np.full(20, 999)
-    everything = np.unique(items)
+    config = dataclasses.replace(SMALL, max_items_per_user=6)
     limited = interaction_vectors(
-        np.append(users, robot), np.append(items, everything), dim=4, max_items_per_user=6
+        np.append(users, robot), np.append(items, np.unique(items)), config
     )
-    cosine = limited.vectors @ limited.vectors.T
+    cosine = cosines(limited.vectors)
     assert cosine[:10, :10].mean() > cosine[:10, 10:].mean() + 0.5
 
 
+def test_items_of_few_users_or_alone_with_theirs_get_no_vector():
+    users, items = two_tastes()
+    users = np.r_[users, [0, 1], [900, 901, 902]]
+    items = np.r_[items, ["rare"] * 2, ["alone"] * 3]
+    found = interaction_vectors(users, items, SMALL)
+    assert not {"rare", "alone"} & set(found.item_ids)
+    assert len(found.item_ids) == 20
+    curious = interaction_vectors(users, items, dataclasses.replace(SMALL, min_users=2))
+    assert "rare" in curious.item_ids and "alone" not in curious.item_ids
+    nobody = interaction_vectors(
+        np.array([1, 2]), np.array(["a", "b"]), dataclasses.replace(SMALL, min_users=1)
+    )
+    assert len(nobody.item_ids) == len(nobody.vectors) == 0
+
+
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="1 item, at least 2"):
+    with pytest.raises(ValueError, match="1 items, 0 of them with at least 3 users"):
         interaction_vectors(np.array([1, 2]), np.array(["a", "a"]))
     with pytest.raises(ValueError, match="2 users for 1 items"):
         interaction_vectors(np.array([1, 2]), np.array(["a"]))
-    with pytest.raises(ValueError, match="weight must lie in"):
-        fuse(np.ones((1, 2), "f4"), np.array(["a"]), ItemVectors(np.array(["a"]), np.eye(1)), 2.0)
-
-
-def test_lonely_items_get_zeros():
-    found = interaction_vectors(np.array([1, 2, 3]), np.array(["a", "b", "c"]))
-    assert found.vectors.tolist() == [[0, 0]] * 3
-
-
-def test_fusing_weighs_squared_distances_and_fills_gaps_with_the_mean():
-    behaviour = ItemVectors(np.array(["a", "c"]), np.array([[1, 0], [0, 1]], "f4"))
-    content = np.array([[1, 0], [0, 1], [1, 0]], "f4")
-    fused = fuse(content, np.array(["a", "b", "c"]), behaviour, 0.25)
-    assert fused.shape == (3, 4)
-    np.testing.assert_allclose(fused[:, :2], content * np.sqrt(0.75), rtol=1e-6)
-    np.testing.assert_allclose(fused[1, 2:], [0.25, 0.25])
-    np.testing.assert_allclose(fused[0, 2:], [0.5, 0])
-    # Items 0 and 2 have equal content: their distance is all behaviour.
-    assert ((fused[0] - fused[2]) ** 2).sum() == pytest.approx(0.25 * 2)
-    assert np.array_equal(fuse(content, np.array(["a", "b", "c"]), behaviour, 0)[:, :2], content)
+    with pytest.raises(ValueError, match="positive and finite"):
+        interaction_vectors(*two_tastes(), SMALL, np.zeros(1000))
+    with pytest.raises(ValueError, match=r"dimension must lie in 1\.\.4096, got 0"):
+        InteractionConfig(dimension=0)

@@ -12,6 +12,7 @@ from semid_transforms.embedding_columns import (
     EmbeddingSpec,
     combine,
     find_embedding,
+    fuse_texts,
     read_vectors,
 )
 from semid_transforms.sources import list_splits
@@ -40,6 +41,28 @@ def test_several_columns_are_weighted_and_concatenated():
     np.testing.assert_allclose(matrix[0], [0, 0.6, -0.8], atol=1e-7)
     assert problems == {1: "column image: no embedding"}
     assert both.embedding_dim == 3
+
+
+def test_optional_columns_may_be_null_but_not_wrong():
+    both = EmbeddingSpec(("image", "clicks"), (2, 1), (3.0, 4.0), optional=1)
+    images = lists([0, 9], [0, 9], [0, 9], None)
+    matrix, problems = combine([images, lists([5], None, [0], [1])], both)
+    np.testing.assert_allclose(matrix[:2], [[0, 0.6, 0.8], [0, 0.6, 0]], atol=1e-7)
+    assert problems == {
+        2: "column clicks: all its values are zero",
+        3: "column image: no embedding",
+    }
+
+
+def test_texts_stand_before_the_columns():
+    fused = EmbeddingSpec(("clicks",), (2,), (0.75,), optional=1, text=True)
+    columns, problems = combine([lists([0, 5], None)], fused)
+    assert problems == {}
+    matrix = fuse_texts(np.array([[3, 4], [0, 2]], "f4"), columns, fused)
+    assert matrix.dtype == np.float32
+    np.testing.assert_allclose(matrix, [[0.48, 0.64, 0, 0.6], [0, 0.8, 0, 0]], atol=1e-7)
+    # The item without the column is equally far, in that part, from all that have it.
+    np.testing.assert_allclose(np.linalg.norm(matrix, axis=1), [1, 0.8], atol=1e-7)
 
 
 @pytest.mark.parametrize(

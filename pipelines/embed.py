@@ -1,0 +1,81 @@
+"""The embed link: text, columns of the catalog, or both fused, for what is new or changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.beam_options import run_pipeline
+from pipelines.catalog_input import CatalogInput
+from pipelines.definitions import define_collect, define_embed
+from pipelines.job import Job
+from pipelines.runs import Run, kept_runs
+from semid_transforms import files
+from semid_transforms.collecting import CollectVectors
+from semid_transforms.embedding import EmbeddingParts, EmbedTexts
+
+
+def embed_changed(
+    job: Job,
+    run: Run,
+    catalog: CatalogInput,
+    rows: int,
+    carried: Sequence[str],
+    sid_type: pa.DataType,
+) -> dict[str, Any]:
+    """Writes the embeddings of changed items.
+
+    Text alone and columns alone take one pipeline. Where columns are fused with the text there
+    are two, so that a text that occurs with several vectors is encoded once: the first writes the
+    embeddings of texts to scratch, the second reads them and the columns back by reference.
+
+    Args:
+      job: encoder settings and Beam options.
+      run: where the changed items are and embeddings go.
+      catalog: says what is embedded.
+      rows: changed items, at least 1.
+      carried: embedding parts of the parent generation.
+      sid_type: Arrow type of a packed SID.
+
+    Returns:
+      Names of the parts written, and counters.
+    """
+    changed = files.list_files(run.scratch("read", "changed"))
+    # What other runs under this root embedded in the same way and did not publish.
+    same_encoder = {"encoder": catalog.encoder["fingerprint"]}
+    kept = [other for other in kept_runs(job.root, same_encoder) if other.key != run.key]
+    parts = EmbeddingParts(
+        embeddings=run.output("embeddings"),
+        origin=run.scratch("origin"),
+        prefix=f"part-{run.generation[:6]}",
+        known=(*carried, *_parts_in([other.output("embeddings") for other in kept])),
+    )
+    counters: dict[str, int] = {}
+    text_parts = parts
+    if catalog.fuses:
+        text_parts = EmbeddingParts(
+            embeddings=run.scratch("texts", "embeddings"),
+            origin=run.scratch("texts", "origin"),
+            prefix="texts",
+            known=_parts_in([other.scratch("texts", "embeddings") for other in kept]),
+        )
+    if catalog.embeds_text:
+        config = job.settings.job.encoder
+        num_parts = math.ceil(rows / config.rows_per_part)
+        embed = EmbedTexts(config, text_parts, num_parts, sid_type)
+        counters |= run_pipeline(
+            job.beam, lambda root: define_embed(root, changed, embed, catalog.fuses)
+        )
+    if catalog.reader.embedding is not None:
+        texts = files.list_files(text_parts.embeddings, ".parquet") if catalog.fuses else []
+        collect = CollectVectors(catalog.reader, parts, sid_type, tuple(texts))
+        counters |= run_pipeline(job.beam, lambda root: define_collect(root, changed, collect))
+    names = [files.base_name(path) for path in files.list_files(parts.origin, ".parquet")]
+    return {"parts": names, "counters": counters}
+
+
+def _parts_in(folders: Sequence[str]) -> tuple[str, ...]:
+    return tuple(path for folder in folders for path in files.list_files(folder, ".parquet"))
