@@ -34,6 +34,7 @@ setup(
     extras_require={
         "bench": ["marisa-trie>=1.4", "vector-quantize-pytorch>=1.32"],
         "cpu": ["faiss-cpu>=1.15"],
+        "feast": ["feast>=0.67,<0.68"],
         "gpu": ["faiss-gpu>=1.7.2"],
         "test": [
             "duckdb>=2.0",

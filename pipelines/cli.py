@@ -109,6 +109,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
     vectors = add("interactions", _interactions, "add item vectors from interactions to a catalog")
     _add_interactions_arguments(vectors)
+    store = add("feast", _feast, "bring a Feast feature store up to what is published")
+    store.add_argument("--root", required=True)
+    store.add_argument(
+        "--repo", required=True, metavar="FOLDER", help="local Feast repository, made when missing"
+    )
+    store.add_argument("--item", metavar="ID", help="item to read back (default: the first)")
+    store.add_argument(
+        "--all", action="store_true", help="write every item again, as to an emptied online store"
+    )
 
     first = add("quickstart", _quickstart, "try everything on a small generated catalog", beam=True)
     first.add_argument(
@@ -286,6 +295,16 @@ def _interactions(options: argparse.Namespace, _: list[str]) -> int:
         raise UsageError(str(error)) from error
     result = add_interactions(job, config)
     _print(options, result, lambda: interactions_text(result))
+    return 0
+
+
+def _feast(options: argparse.Namespace, _: list[str]) -> int:
+    from pipelines.feature_store import sync_feature_store
+    from pipelines.root import Root
+    from pipelines.summary import feast_json, feast_text
+
+    outcome = sync_feature_store(Root(options.root), options.repo, options.item, options.all)
+    _print(options, feast_json(outcome), lambda: feast_text(options.repo, outcome))
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from pipelines.checks import table_of_reasons
+from pipelines.feature_store import FeastOutcome
 from pipelines.fit import FitOutcome
 from pipelines.generation import Outcome
 from pipelines.root import Root
@@ -145,6 +147,32 @@ def fit_text(root: Root, outcome: FitOutcome) -> str:
             comparison_text({name: quality}),
         ]
     )
+
+
+def feast_text(folder: str, outcome: FeastOutcome) -> str:
+    """Summarises what a feature store was told."""
+    log = outcome.log
+    lines = [
+        f"Feast repository {folder} holds generation {outcome.generation}",
+        f"  history     {log.changed:,} rows added, {log.gone:,} of retired items"
+        + (f"; started anew: {log.restarted}" if log.restarted else ""),
+        f"  online      {outcome.materialized:,} rows written",
+        f"  features    {', '.join(outcome.features)}",
+    ]
+    if outcome.item:
+        lines.append(f"  read back   item {outcome.item['item_id']}, as published:")
+        shown = feast_json(outcome)["item"]
+        lines += [f"    {name:<20} {shown[name]}" for name in outcome.features]
+    return "\n".join(lines)
+
+
+def feast_json(outcome: FeastOutcome) -> dict[str, Any]:
+    """Returns the same as plain JSON values; bytes become hex digits."""
+    item = {
+        name: value.hex() if isinstance(value, bytes) else value
+        for name, value in outcome.item.items()
+    }
+    return {**dataclasses.asdict(outcome), "item": item}
 
 
 def definitions_text(metrics: dict[str, Any]) -> str:
