@@ -110,8 +110,9 @@ def parent_schema(sid_type: pa.DataType) -> pa.Schema:
 def changed_schema(sid_type: pa.DataType) -> pa.Schema:
     """An item that needs an embedding and codes.
 
-    `change` is `new` or `updated`; `sid` is the ID it had in the parent generation: null for an
-    item never seen, set for an updated one and for one that returns after it was retired.
+    `change` is `new`, `updated`, or, for every other item when a new tokenizer starts a new ID
+    space, `moved`; `sid` is the ID it had in the parent generation: null for an item never seen,
+    set for an updated or moved one and for one that returns after it was retired.
     `source`, `split` and `row` say where its embedding stands when the catalog brings one.
     """
     return pa.schema(
@@ -209,13 +210,16 @@ def reserved_schema(sid_type: pa.DataType) -> pa.Schema:
     )
 
 
-def changes_schema(sid_type: pa.DataType) -> pa.Schema:
-    """`changes/`: one row per item that differs from the parent generation."""
+def changes_schema(sid_type: pa.DataType, old_type: pa.DataType | None = None) -> pa.Schema:
+    """`changes/`: one row per item that differs from the parent generation.
+
+    `old_type` is that of the parent's SIDs, where a new tokenizer has another layout.
+    """
     return pa.schema(
         [
             pa.field("item_id", pa.string(), nullable=False),
             pa.field("change", pa.string(), nullable=False),
-            pa.field("old_sid", sid_type),
+            pa.field("old_sid", old_type or sid_type),
             pa.field("new_sid", sid_type),
         ]
     )

@@ -28,6 +28,18 @@ from semid_transforms.routing import gather, split_by_shard
 
 
 @dataclasses.dataclass(frozen=True)
+class Leaving:
+    """What a catalog can be compared with when its items leave an ID space.
+
+    Attributes:
+      same_hashes: True when content hashes are made in the same way as before; otherwise nobody
+        can tell which contents changed, and no item is called updated.
+    """
+
+    same_hashes: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Diff:
     """What one shard of item ids came to.
 
@@ -46,7 +58,9 @@ class Diff:
     counts: pa.RecordBatch
 
 
-def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
+def diff_items(
+    parsed: pa.RecordBatch, parent: pa.RecordBatch, leaving: Leaving | None = None
+) -> Diff:
     """Deduplicates the rows of one shard and joins them with the parent generation.
 
     Of several rows with one id the newest `updated_at` is kept, then the one with the smallest
@@ -56,6 +70,7 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
     Args:
       parsed: `PARSED`, every row whose item id belongs to the shard.
       parent: `parent_schema`, every item of the parent generation in the shard.
+      leaving: set when a new ID space begins: then every live item needs an embedding and codes.
     """
     order = _preference(parsed)
     rows = parsed.take(order)
@@ -72,11 +87,19 @@ def diff_items(parsed: pa.RecordBatch, parent: pa.RecordBatch) -> Diff:
     before = parent.take(previous)
     reserved = before["retired_generation"].is_valid().to_numpy(zero_copy_only=False)
     equal = _equal(kept["content_hash"], before["content_hash"])
-    unchanged = known & ~reserved & equal
-    updated = known & ~reserved & ~equal
+    live = known & ~reserved
+    updated = live & ~equal
+    moved = np.zeros(len(live), bool)
+    if leaving is not None:
+        updated &= leaving.same_hashes
+        moved = live & ~updated
 
-    change = np.where(updated, Change.UPDATED.value, Change.NEW.value)[~unchanged]
-    moving = pa.array(~unchanged)
+    changing = ~live | updated | moved
+    change = np.select(
+        [updated, moved], [Change.UPDATED.value, Change.MOVED.value], Change.NEW.value
+    )
+    change = change[changing]
+    moving = pa.array(changing)
     now, then = kept.filter(moving), before.filter(moving)
     schema = changed_schema(parent.schema.field("sid").type)
     changed = pa.RecordBatch.from_arrays(
@@ -205,16 +228,20 @@ class _RouteByItem(beam.DoFn):
 class _DiffShard(beam.DoFn):
     """Runs `diff_items` on a shard and writes its five tables as one part each."""
 
-    def __init__(self, folder: str, catalog_folder: str, sid_type: pa.DataType):
+    def __init__(
+        self, folder: str, catalog_folder: str, sid_type: pa.DataType, leaving: Leaving | None
+    ):
         self._folder = folder
         self._catalog_folder = catalog_folder
         self._sid_type = sid_type
+        self._leaving = leaving
 
     def process(self, element: tuple[int, dict[str, list[pa.RecordBatch]]]) -> Iterable[int]:
         shard, sides = element
         diff = diff_items(
             gather(list(sides["parsed"]), PARSED),
             gather(list(sides["parent"]), parent_schema(self._sid_type)),
+            self._leaving,
         )
         part = f"part-{shard:05d}.parquet"
         files.write_table(files.join(self._catalog_folder, part), CATALOG, [diff.catalog])
@@ -240,6 +267,7 @@ class DiffItems(beam.PTransform):
     catalog_folder: str
     num_shards: int
     sid_type: pa.DataType
+    leaving: Leaving | None = None
 
     def expand(self, sides: dict[str, beam.PCollection[pa.RecordBatch]]) -> beam.PCollection[int]:
         routed = {
@@ -255,6 +283,6 @@ class DiffItems(beam.PTransform):
             | "GroupByItemShard" >> beam.CoGroupByKey()
             | "Diff"
             >> beam.ParDo(
-                _DiffShard(self.folder, self.catalog_folder, self.sid_type)
+                _DiffShard(self.folder, self.catalog_folder, self.sid_type, self.leaving)
             ).with_output_types(int)
         )

@@ -57,7 +57,7 @@ class ShardPlan:
     Attributes:
       starts: first SID of every shard, ascending, the first is 0; shard k writes part k.
       parent_starts: first SID of every part of the parent generation.
-      parent_folder: the parent generation's folder, None for the first generation.
+      parent_folder: the parent generation's folder, None for the first one of an ID space.
       parent_parts: file names present per table, `items` and `reserved`.
     """
 
@@ -139,15 +139,16 @@ class _SettleShard(beam.DoFn):
         self, element: tuple[int, Iterable[pa.RecordBatch]]
     ) -> Iterator[tuple[str, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
         shard, batches = element
-        sid_only = pa.schema([pa.field("sid", self._identity.sid_type, nullable=False)])
+        identity = self._identity
+        sid_only = pa.schema([pa.field("sid", identity.sid_type, nullable=False)])
         occupied = [
             read_range(self._plan.parent_files(table, shard), self._plan.bounds(shard), sid_only)
             for table in ("items", "reserved")
         ]
         sids = np.sort(np.concatenate([batch["sid"].to_numpy() for batch in occupied]))
-        rows = settle_rows(list(batches), sids.astype(np.uint64), self._identity)
+        rows = settle_rows(list(batches), sids.astype(np.uint64), identity)
         path = files.join(self._folder, part_name(shard))
-        files.write_table(path, settled_schema(self._identity.sid_type), [rows])
+        files.write_table(path, settled_schema(identity.old_type), [rows])
         contested = rows.filter(rows["contested"])
         beam.metrics.Metrics.counter("place", "rows-in").inc(rows.num_rows)
         beam.metrics.Metrics.counter("place", "rows-contested").inc(contested.num_rows)
@@ -218,7 +219,7 @@ class _PlaceShard(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[int]:
         shard, batches = element
-        sid_type = self._identity.sid_type
+        sid_type, old_type = self._identity.sid_type, self._identity.old_type
         bounds = self._plan.bounds(shard)
         parent = ParentShard(
             read_range(self._plan.parent_files("items", shard), bounds, items_schema(sid_type, ())),
@@ -230,7 +231,7 @@ class _PlaceShard(beam.DoFn):
         fetched = gather(list(batches), LATENTS)
         latents = matrix_from_list(fetched["latent"])[np.argsort(fetched["index"].to_numpy())]
         placed = place_rows(
-            gather(settled.combine_chunks().to_batches(), settled_schema(sid_type)),
+            gather(settled.combine_chunks().to_batches(), settled_schema(old_type)),
             latents,
             parent,
             self._codebooks,
@@ -241,7 +242,7 @@ class _PlaceShard(beam.DoFn):
         schemas = {
             "items": items_schema(sid_type, self._features.names),
             "reserved": reserved_schema(sid_type),
-            "changes": changes_schema(sid_type),
+            "changes": changes_schema(sid_type, old_type),
         }
         for table, schema in schemas.items():
             batch: pa.RecordBatch = getattr(placed, table)
@@ -278,13 +279,12 @@ class PlaceItems(beam.PTransform):
         """Takes (coded rows, shards to write even when nothing in them changed)."""
         coded, rewrite = inputs
         settled_folder, generation_folder, embeddings_folder = self.folders
-        sid_type = self.identity.sid_type
         routed = coded | "RouteBySid" >> beam.ParDo(
             _RouteBySid(self.plan, self.identity)
         ).with_output_types(tuple[int, pa.RecordBatch])
-        forced = rewrite | "Force" >> beam.Map(_with_empty_batch, sid_type).with_output_types(
-            tuple[int, pa.RecordBatch]
-        )
+        forced = rewrite | "Force" >> beam.Map(
+            _with_empty_batch, self.identity.old_type
+        ).with_output_types(tuple[int, pa.RecordBatch])
         settled = (
             (routed, forced)
             | "FlattenRows" >> beam.Flatten()
@@ -320,5 +320,5 @@ class PlaceItems(beam.PTransform):
         )
 
 
-def _with_empty_batch(shard: int, sid_type: pa.DataType) -> tuple[int, pa.RecordBatch]:
-    return shard, empty_batch(routed_schema(sid_type))
+def _with_empty_batch(shard: int, old_type: pa.DataType) -> tuple[int, pa.RecordBatch]:
+    return shard, empty_batch(routed_schema(old_type))

@@ -32,7 +32,8 @@ from semid_transforms.routing import gather
 
 PLACE, PIN, RETIRE, VACATE = "place", "pin", "retire", "vacate"
 """What a shard does with a row: find it an ID, keep the one it has, reserve the ID of an item that
-is gone, or of one that moves to other codes."""
+is gone, or of one that moves to other codes. In a new ID space nothing is reserved, and an item is
+pinned when its new base codes are the codes it had."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +44,23 @@ class Identity:
       layout: of the SIDs.
       policy: what happens when items get the same codes.
       move_changed: True when an item whose base codes changed moves to new ones.
+      leaves: layout of the ID space that every item leaves, when a new tokenizer begins one.
     """
 
     layout: SidLayout
     policy: CollisionPolicy
     move_changed: bool
+    leaves: SidLayout | None = None
 
     @property
     def sid_type(self) -> pa.DataType:
         """Arrow type of a packed SID."""
         return pa.from_numpy_dtype(self.layout.dtype)
+
+    @property
+    def old_type(self) -> pa.DataType:
+        """Arrow type of the SIDs that items had before."""
+        return pa.from_numpy_dtype((self.leaves or self.layout).dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +72,14 @@ class Stamp:
     time: datetime.datetime
 
 
-def routed_schema(sid_type: pa.DataType) -> pa.Schema:
+def routed_schema(old_type: pa.DataType) -> pa.Schema:
     """`coded_schema` and the role of the row in the shard it is sent to."""
-    return coded_schema(sid_type).append(pa.field("role", pa.string(), nullable=False))
+    return coded_schema(old_type).append(pa.field("role", pa.string(), nullable=False))
 
 
-def settled_schema(sid_type: pa.DataType) -> pa.Schema:
+def settled_schema(old_type: pa.DataType) -> pa.Schema:
     """`routed_schema` sorted by item id, and whether a placed row must compete for its codes."""
-    return routed_schema(sid_type).append(pa.field("contested", pa.bool_(), nullable=False))
+    return routed_schema(old_type).append(pa.field("contested", pa.bool_(), nullable=False))
 
 
 def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch, np.ndarray]:
@@ -80,14 +88,14 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
     An item that moves becomes two rows: one that vacates its old SID, one that finds a new one.
 
     Args:
-      batch: `coded_schema`, N rows.
+      batch: `coded_schema` of the old SIDs, N rows.
       identity: layout and policies.
 
     Returns:
       `routed_schema`, N rows and one more per moving item, and (M,) uint64 SIDs that say which
       shard each goes to.
     """
-    layout, sid_type = identity.layout, identity.sid_type
+    layout = identity.layout
     retired = mask_from_bool(pc.equal(batch["change"], Change.RETIRED.value))
     known = mask_from_bool(batch["sid"].is_valid())
     sids = _numbers(pc.fill_null(batch["sid"], 0))
@@ -95,7 +103,9 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
     coded = batch["base_codes"].filter(pa.array(~retired))
     base[~retired] = layout.pack(matrix_from_list(coded, layout.num_levels))
     moving = np.zeros(batch.num_rows, bool)
-    if identity.move_changed:
+    if identity.leaves is not None:
+        known &= _keeps_codes(sids, base, identity)
+    elif identity.move_changed:
         before = _numbers(pc.fill_null(batch["base_sid"], 0))
         moving = known & ~retired & (before != base)
     role = np.where(retired, RETIRE, np.where(known & ~moving, PIN, PLACE))
@@ -107,9 +117,28 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
     roles = np.r_[role, np.full(len(vacating), VACATE)]
     routed = batch.take(rows).append_column("role", pa.array(roles.tolist(), pa.string()))
     return (
-        pa.RecordBatch.from_arrays(routed.columns, schema=routed_schema(sid_type)),
+        pa.RecordBatch.from_arrays(routed.columns, schema=routed_schema(identity.old_type)),
         np.r_[goal, sids[vacating]],
     )
+
+
+def _keeps_codes(sids: np.ndarray, base: np.ndarray, identity: Identity) -> np.ndarray:
+    """Finds items whose base codes in a new ID space are the codes they had in the old one.
+
+    They come before others that want the same codes. A suffix is kept only where it is the policy:
+    under `reassign` there may be room for the item now.
+
+    Args:
+      sids: (N,) uint64, in the old space.
+      base: (N,) uint64, packed in the new space.
+      identity: layout and policies.
+    """
+    layout = identity.layout
+    if identity.leaves != layout:
+        return np.zeros(len(sids), bool)
+    if identity.policy == "suffix":
+        return layout.prefixes(sids, layout.num_levels) == layout.prefixes(base, layout.num_levels)
+    return sids == base
 
 
 def settle_rows(
@@ -126,9 +155,12 @@ def settle_rows(
       `settled_schema`, sorted by item id and role, so that nothing depends on order of arrival.
     """
     layout = identity.layout
-    rows = gather(batches, routed_schema(identity.sid_type))
+    rows = gather(batches, routed_schema(identity.old_type))
     keys = [("item_id", "ascending"), ("role", "ascending")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    if identity.leaves is not None:
+        rows, pinned = _pin_once(rows, identity)
+        occupied = np.sort(np.r_[occupied, pinned])
     contested = np.zeros(rows.num_rows, bool)
     placing = np.flatnonzero(mask_from_bool(pc.equal(rows["role"], PLACE)))
     if identity.policy == "reassign" and len(placing):
@@ -136,8 +168,26 @@ def settle_rows(
         taken = np.unique(layout.prefixes(occupied, layout.num_levels))
         contested[placing] = ~settle(codes, taken, layout)
     return pa.RecordBatch.from_arrays(
-        [*rows.columns, pa.array(contested)], schema=settled_schema(identity.sid_type)
+        [*rows.columns, pa.array(contested)], schema=settled_schema(identity.old_type)
     )
+
+
+def _pin_once(rows: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch, np.ndarray]:
+    """Leaves each SID to one item: under policy `none` several had the same in the old space.
+
+    Returns:
+      The rows, all but the first owner of a SID to be placed instead, and the pinned SIDs.
+    """
+    role = np.array(rows["role"].to_pylist(), object)
+    pinned = np.flatnonzero(role == PIN)
+    sids = _numbers(pc.fill_null(rows["sid"], 0))[pinned]
+    if identity.policy != "none":
+        first = np.unique(sids, return_index=True)[1]
+        role[np.delete(pinned, first)] = PLACE
+        sids = sids[first]
+    column = rows.schema.get_field_index("role")
+    field = rows.schema.field(column)
+    return rows.set_column(column, field, pa.array(role.tolist(), pa.string())), sids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,12 +245,15 @@ def place_rows(
     parent_items = parent.items.filter(
         pc.invert(pc.is_in(parent.items["item_id"], value_set=rows["item_id"]))
     )
-    back = staying.filter(returning)
-    taken_back = back["sid"].take(pc.index_in(parent.reserved["item_id"], back["item_id"]))
-    # An item that moved before it was retired left another ID behind, which stays reserved.
-    reserved = parent.reserved.filter(
-        pc.invert(pc.fill_null(pc.equal(parent.reserved["sid"], taken_back), False))
-    )
+    reserved = parent.reserved
+    if identity.leaves is None:
+        back = staying.filter(returning)
+        taken_back = back["sid"].take(pc.index_in(reserved["item_id"], back["item_id"]))
+        # An item that moved before it was retired left another ID behind, which stays reserved.
+        reserved = reserved.filter(
+            pc.invert(pc.fill_null(pc.equal(reserved["sid"], taken_back), False))
+        )
+        reserved = _reserve(reserved, leaving, identity, stamp)
     changed = _place_staying(staying, latents, parent, codebooks, identity)
     items = _item_rows(staying, changed, parent, identity, stamp)
     merged = pa.concat_batches([parent_items.select(items.schema.names), items])
@@ -209,7 +262,7 @@ def place_rows(
     )
     return PlacedShard(
         items=add_ngrams(merged, identity, features),
-        reserved=_reserve(reserved, leaving, identity, stamp),
+        reserved=reserved,
         changes=_changes(rows, staying, changed.sids, identity),
     )
 
@@ -246,7 +299,10 @@ def _place_staying(
     contested = mask_from_bool(staying["contested"])
     competing = contested if identity.policy == "reassign" else ~pinned
     settled = ~pinned & ~competing
-    occupied = np.sort(np.r_[parent.occupied, layout.pack(codes[settled]).astype(np.uint64)])
+    taken = [parent.occupied, layout.pack(codes[settled]).astype(np.uint64)]
+    if identity.leaves is not None:  # the parent has nothing here: pinned SIDs come with the rows
+        taken.append(layout.pack(codes[pinned], suffix[pinned]).astype(np.uint64))
+    occupied = np.sort(np.concatenate(taken))
     if competing.any():
         item_ids = staying["item_id"].filter(pa.array(competing))
         try:
@@ -346,10 +402,11 @@ def _changes(
     rows: pa.RecordBatch, staying: pa.RecordBatch, sids: np.ndarray, identity: Identity
 ) -> pa.RecordBatch:
     """Lists what happened: a moving item once, in the shard it moves to."""
-    schema = changes_schema(identity.sid_type)
+    schema = changes_schema(identity.sid_type, identity.old_type)
     retired = rows.filter(pc.equal(rows["role"], RETIRE))
     updated = mask_from_bool(pc.equal(staying["change"], Change.UPDATED.value))
     moved = updated & (sids.astype(np.uint64) != _numbers(pc.fill_null(staying["sid"], 0)))
+    moved &= identity.leaves is None  # between two ID spaces every number moves
     change = np.where(moved, Change.MOVED.value, np.array(staying["change"].to_pylist(), object))
     merged = pa.concat_batches(
         [
