@@ -1,18 +1,13 @@
-"""The catalog a run reads and the encoder it uses, checked against what is published."""
+"""The catalog a run reads and the encoder it uses."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from models.sid import SidLayout
-from pipelines.errors import InputRefusedError, MismatchError, UsageError
+from pipelines.errors import InputRefusedError, UsageError
 from pipelines.job import Job
-from pipelines.root import Published
-from pipelines.settings import Settings, check_features
-from schemas.config import canonical_json, fingerprint
-from schemas.manifest import SCHEMA_VERSION
+from schemas.config import fingerprint
 from semid_transforms import files
 from semid_transforms.encoder import identify_encoder
 from semid_transforms.reading import CatalogReader, open_catalog
@@ -69,69 +64,3 @@ def open_input(job: Job) -> CatalogInput:
         made_of = {"text": text["fingerprint"], "columns": columns}
         encoder = {**text, "name": name, **made_of, "fingerprint": fingerprint(made_of)}
     return CatalogInput(reader, encoder)
-
-
-def check_matches(
-    settings: Settings, catalog: CatalogInput, parent: Published, refit: bool = False
-) -> None:
-    """Refuses to grow a generation made differently.
-
-    Of the tokenizer only what the configuration sets explicitly is compared: a published tokenizer
-    is frozen, so a default that a later version changed means nothing to it.
-
-    Args:
-      settings: of this run.
-      catalog: of this run.
-      parent: what is published.
-      refit: True when the run only fits a tokenizer: then only what is embedded must match.
-
-    Raises:
-      MismatchError: naming everything that differs, both sides.
-    """
-    if parent.manifest is None:
-        return
-    published = parent.manifest.fingerprints
-    pairs = [("encoder", catalog.encoder["fingerprint"], published.encoder)]
-    if catalog.embeds_text:  # a template makes nothing where embeddings replace text
-        pairs.append(("text template", settings.template_fingerprint, published.template))
-    pairs.append(("schema version", str(SCHEMA_VERSION), str(parent.manifest.schema_version)))
-    differences = [
-        f"{name} {wanted[:16]} here, {found[:16]} published"
-        for name, wanted, found in pairs
-        if wanted != found
-    ]
-    if not refit:
-        try:
-            check_features(settings, SidLayout.from_json(published.layout))
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        config = parent.manifest.config
-        differences += _tokenizer_differences(
-            settings.job.quantizer, settings.to_json()["quantizer"], config["quantizer"]
-        )
-        policies = settings.job.collisions.policy, config["collisions"]["policy"]
-        if policies[1] == "none" != policies[0]:  # its shared IDs can never become unique
-            differences.append(f"collisions.policy {policies[0]} here, {policies[1]} published")
-    if differences:
-        raise MismatchError(
-            f"this run does not match generation {parent.generation}:\n  "
-            + "\n  ".join(differences)
-            + "\nIDs made differently cannot share a root: restore the setting or take a new --root"
-        )
-
-
-def _tokenizer_differences(
-    explicit: Mapping[str, Any], effective: Any, published: Any, path: str = "quantizer"
-) -> list[str]:
-    """Lists explicit tokenizer settings that the published tokenizer was not fitted with."""
-    differences = []
-    for key, value in explicit.items():
-        if key == "training":
-            continue
-        wanted = effective[key]
-        found = published.get(key) if isinstance(published, Mapping) else None
-        if isinstance(value, Mapping) and isinstance(found, Mapping):
-            differences += _tokenizer_differences(value, wanted, found, f"{path}.{key}")
-        elif canonical_json(wanted) != canonical_json(found):
-            differences.append(f"{path}.{key} {wanted} here, {found} published")
-    return differences

@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from models.shards import balanced_ranges
 from models.sid import SidLayout
 from pipelines.beam_options import run_pipeline, single_process
 from pipelines.catalog_input import CatalogInput
+from pipelines.counting import count_rows, reject_counts, source_counts
 from pipelines.definitions import (
     define_assign,
     define_fit,
@@ -22,16 +22,24 @@ from pipelines.definitions import (
     define_read,
 )
 from pipelines.embed import embed_changed
-from pipelines.generation import SPM_FILE, Outcome, build_manifest, link_tables, table_paths
+from pipelines.fitted_tokenizers import find_tokenizer
+from pipelines.generation import (
+    SPM_FILE,
+    Outcome,
+    build_manifest,
+    carry_metrics,
+    link_tables,
+    table_paths,
+)
+from pipelines.id_space import IdSpace
 from pipelines.job import Job
 from pipelines.pieces import settle_pieces
-from pipelines.root import Published, Root
+from pipelines.root import Published
 from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
-from schemas.rejects import SourceCounts
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
-from semid_transforms.fitting import FitTokenizer
+from semid_transforms.fitting import FitTokenizer, FollowedTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths
 from semid_transforms.placing import PlaceItems, ShardPlan
 from semid_transforms.quantizing import AssignCodes, histogram_length
@@ -53,6 +61,7 @@ class Chain:
         run: Run,
         parent: Published,
         catalog: CatalogInput,
+        space: IdSpace,
     ):
         self._job = job
         self._settings = job.settings
@@ -60,11 +69,12 @@ class Chain:
         self._parent = parent
         self._catalog = catalog
         self._reader = catalog.reader
-        self._layout = job.settings.layout
-        self._config = job.settings.to_json()
-        if parent.manifest is not None:  # its tokenizer is frozen, whatever the defaults are now
-            self._layout = SidLayout.from_json(parent.manifest.fingerprints.layout)
-            self._config["quantizer"] = parent.manifest.config["quantizer"]
+        self._space = space
+        self._layout = space.layout
+        # A fitted tokenizer is frozen, whatever the defaults are now.
+        self._config = {**job.settings.to_json(), "quantizer": space.quantizer}
+        # What IDs grow on: nothing at the beginning of an ID space.
+        self._ground = parent if space.leaves is None else Published(None, None, parent.token)
 
     def read(self) -> dict[str, Any]:
         """Reads, validates, deduplicates, compares with the parent."""
@@ -76,43 +86,48 @@ class Chain:
             lambda root: define_read(
                 root,
                 self._reader,
-                [*self._parent_paths("items"), *self._parent_paths("reserved")],
-                self._layout,
+                [
+                    *self._parent_paths("items"),
+                    *table_paths(self._job.root, self._ground, "reserved"),
+                ],
+                self._parent_layout,
                 self._num_item_shards(),
                 run,
+                self._space.leaving,
             ),
         )
         for path in files.list_files(run.scratch("read", "rejects")):
             files.copy(path, run.output("rejects", files.base_name(path)))
-        counts = _source_counts(
-            [source.path for source in self._reader.sources],
-            files.list_files(run.scratch("read", "counts")),
-        )
+        counts = source_counts(self._reader, run)
         return {
             "sources": {source: count.to_json() for source, count in counts.items()},
-            "rejects": _reject_counts(files.list_files(run.output("rejects"))),
-            "changed": _rows(files.list_files(run.scratch("read", "changed"))),
-            "retired": _rows(files.list_files(run.scratch("read", "retired"))),
+            "rejects": reject_counts(files.list_files(run.output("rejects"))),
+            "changed": count_rows(files.list_files(run.scratch("read", "changed"))),
+            "retired": count_rows(files.list_files(run.scratch("read", "retired"))),
         }
 
     def embed(self, read: dict[str, Any]) -> dict[str, Any]:
-        """Embeds what is new or changed; carries the parent's embeddings over."""
+        """Embeds what is new or changed; carries the parent's embeddings over.
+
+        In a new ID space every item gets a new row; embeddings of the same encoder are copied.
+        """
         run = self._run
-        carried = self._parent_paths("embeddings")
+        carried = table_paths(self._job.root, self._ground, "embeddings")
+        published = self._parent_paths("embeddings") if self._space.same_encoder else []
         for path in carried:
             files.copy(path, run.output("embeddings", files.base_name(path)))
         if not read["changed"]:
             return {"parts": [], "counters": {}}
         job = self._job
-        return embed_changed(job, run, self._catalog, read["changed"], carried, self._sid_type)
+        return embed_changed(job, run, self._catalog, read["changed"], published, self._sid_type)
 
     def fit(self) -> dict[str, Any]:
-        """Takes the parent's tokenizer, or one that `semid fit` made for this root, or fits one.
+        """Takes the ID space's tokenizer, or one that `semid fit` made for this root, or fits one.
 
         A tokenizer that a refused run left behind is not taken: it knows that run's catalog.
         """
-        if self._parent.manifest is not None:
-            return {"tokenizer_id": self._parent.manifest.fingerprints.tokenizer, "fitted": False}
+        if self._space.tokenizer is not None:
+            return {"tokenizer_id": self._space.tokenizer, "fitted": False}
         if ready := find_tokenizer(self._job.root, {**self._origin(), "command": "fit"}):
             return {"tokenizer_id": ready, "fitted": False}
         return self.fit_new()
@@ -131,12 +146,24 @@ class Chain:
             },
             (files.join(self._job.root.path, "tokenizers"), result_path),
             tuple(catalog),
+            self._followed(),
         )
         embeddings = files.list_files(self._run.output("embeddings"), ".parquet")
         run_pipeline(
             single_process(self._job.beam), lambda pipeline: define_fit(pipeline, embeddings, fit)
         )
         return {**json.loads(files.read_bytes(result_path)), "fitted": True}
+
+    def _followed(self) -> FollowedTokenizer | None:
+        """Returns the published tokenizer, after whose codes a new one numbers its own."""
+        if self._parent.manifest is None:
+            return None
+        identity = self._parent.manifest.fingerprints.tokenizer
+        return FollowedTokenizer(
+            folder=self._job.root.tokenizer_folder(identity),
+            items=tuple(self._parent_paths("items")),
+            warm_start=self._job.warm_start,
+        )
 
     def _origin(self) -> dict[str, str]:
         """Returns what a tokenizer must have been fitted on, and how, to serve this run."""
@@ -152,7 +179,7 @@ class Chain:
     ) -> dict[str, Any]:
         """Quantizes what was embedded and cuts the SID space into shards."""
         run, layout = self._run, self._layout
-        manifest = self._parent.manifest
+        manifest = self._ground.manifest
         live = sum(counts["live"] for counts in read["sources"].values())
         per_shard = self._settings.job.shards.rows_per_shard
         replan = manifest is None or live > _REPLAN_FACTOR * per_shard * len(manifest.shards)
@@ -169,7 +196,7 @@ class Chain:
             tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
             layout=layout,
         )
-        parent_items = self._parent_paths("items") if replan else []
+        parent_items = table_paths(self._job.root, self._ground, "items") if replan else []
         run_pipeline(
             self._job.beam,
             lambda root: define_assign(root, embed["parts"], parent_items, assign),
@@ -188,13 +215,13 @@ class Chain:
         assign: dict[str, Any],
     ) -> dict[str, Any]:
         """Gives every changed item its ID; links the shards nothing happened in."""
-        run, manifest = self._run, self._parent.manifest
+        run, manifest = self._run, self._ground.manifest
         tables = ("items", "reserved", "changes")
         for table in tables:
             files.remove_tree(run.output(table))
         tokenizer_id = fit["tokenizer_id"]
         coded = [run.scratch("assign", "codes", part) for part in embed["parts"]]
-        spm_path = settle_pieces(self._job, run, self._parent, tokenizer_id, self._layout, coded)
+        spm_path = settle_pieces(self._job, run, self._ground, tokenizer_id, self._layout, coded)
         everything = assign["replanned"] or (
             manifest is not None and manifest.config["ngrams"] != self._config["ngrams"]
         )
@@ -217,7 +244,7 @@ class Chain:
         written = [files.base_name(path) for path in files.list_files(run.output("items"))]
         if not everything:
             for table in ("items", "reserved"):
-                for path in self._parent_paths(table):
+                for path in table_paths(self._job.root, self._ground, table):
                     if (name := files.base_name(path)) not in written:
                         files.copy(path, run.output(table, name))
         return {"shards": assign["shards"], "written": len(written), "counters": counters}
@@ -229,7 +256,7 @@ class Chain:
             assert self._parent.generation is not None
             link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
             parent_folder = self._job.root.folder(self._parent.generation)
-            files.copy(files.join(parent_folder, "metrics.json"), run.output("metrics.json"))
+            carry_metrics(files.join(parent_folder, "metrics.json"), run.output("metrics.json"))
             return {"rebuilt": False}
         paths = IndexPaths(
             items=tuple(files.list_files(run.output("items"), ".parquet")),
@@ -237,10 +264,11 @@ class Chain:
             embeddings=tuple(files.list_files(run.output("embeddings"), ".parquet")),
             tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
             generation_folder=run.generation_folder,
+            changes=tuple(files.list_files(run.output("changes"), ".parquet")),
         )
         shared = self._settings.job.collisions.policy == "none"
         features = FeatureSet(self._settings.features, self._spm_path())
-        index = IndexItems(paths, self._layout, features, shared)
+        index = IndexItems(paths, self._layout, features, shared, self._space.leaves)
         run_pipeline(self._job.beam, lambda root: define_index(root, index))
         return {"rebuilt": True}
 
@@ -275,11 +303,11 @@ class Chain:
     def _place_items(
         self, tokenizer_id: str, shards: Sequence[int], features: FeatureSet
     ) -> PlaceItems:
-        run, manifest = self._run, self._parent.manifest
+        run, manifest = self._run, self._ground.manifest
         collisions = self._settings.job.collisions
         parent_folder = None
-        if self._parent.generation is not None:
-            parent_folder = self._job.root.folder(self._parent.generation)
+        if self._ground.generation is not None:
+            parent_folder = self._job.root.folder(self._ground.generation)
         plan = ShardPlan(
             starts=tuple(shards),
             parent_starts=tuple(manifest.shards) if manifest else (),
@@ -292,7 +320,12 @@ class Chain:
         )
         return PlaceItems(
             plan=plan,
-            identity=Identity(self._layout, collisions.policy, collisions.on_change == "reassign"),
+            identity=Identity(
+                self._layout,
+                collisions.policy,
+                collisions.on_change == "reassign",
+                self._space.leaves,
+            ),
             stamp=Stamp(run.generation, tokenizer_id, run.time),
             features=features,
             folders=(run.scratch("settled"), run.generation_folder, run.output("embeddings")),
@@ -308,8 +341,14 @@ class Chain:
         return {"encoder": self._catalog.encoder["fingerprint"]}
 
     @property
+    def _parent_layout(self) -> SidLayout:
+        """Layout of the parent's SIDs, this run's own without a parent."""
+        manifest = self._parent.manifest
+        return SidLayout.from_json(manifest.fingerprints.layout) if manifest else self._layout
+
+    @property
     def _sid_type(self) -> pa.DataType:
-        return pa.from_numpy_dtype(self._layout.dtype)
+        return pa.from_numpy_dtype(self._parent_layout.dtype)
 
     def _same_labels(self) -> bool:
         """True when node labels and category agreement are the parent's.
@@ -334,21 +373,6 @@ class Chain:
         return max(1, math.ceil(rows / self._settings.job.shards.rows_per_shard))
 
 
-def find_tokenizer(root: Root, origin: dict[str, str]) -> str | None:
-    """Returns the newest tokenizer under a root that was fitted on the same kind of embeddings."""
-    found: list[tuple[str, str]] = []
-    pattern = files.join(root.path, "tokenizers", "*", "metrics.json")
-    try:
-        paths = [file.path for file in files.match([pattern])]
-    except FileNotFoundError:
-        return None
-    for path in paths:
-        fitted = json.loads(files.read_bytes(path))["origin"]
-        if all(fitted.get(name) == value for name, value in origin.items()):
-            found.append((fitted["fitted_at"], path.split("/")[-2]))
-    return max(found)[1] if found else None
-
-
 def _plan_shards(histogram_path: str, layout: SidLayout, num_shards: int) -> list[int]:
     """Cuts the SID space into ranges of about equal size; returns each range's first SID."""
     histogram = files.read_table(histogram_path)
@@ -357,27 +381,3 @@ def _plan_shards(histogram_path: str, layout: SidLayout, num_shards: int) -> lis
     )
     shift = layout.shift(histogram_length(layout))
     return [int(start) << shift for start in ranges.starts]
-
-
-def _source_counts(sources: Sequence[str], parts: Sequence[str]) -> dict[str, SourceCounts]:
-    counts = dict.fromkeys(sources, SourceCounts(0, 0, 0, 0))
-    for part in parts:
-        for row in files.read_table(part).to_pylist():
-            counts[row.pop("source")] += SourceCounts(**row)
-    return counts
-
-
-def _reject_counts(parts: Sequence[str]) -> dict[str, int]:
-    if not parts:
-        return {}
-    reasons = pa.concat_tables(files.read_table(part, ["reason"]) for part in parts)["reason"]
-    values, counts = np.unique(np.array(reasons.to_pylist(), object), return_counts=True)
-    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
-
-
-def _rows(parts: Sequence[str]) -> int:
-    total = 0
-    for part in parts:
-        with files.parquet_file(part) as file:
-            total += file.metadata.num_rows
-    return total

@@ -80,9 +80,20 @@ def _build_parser() -> argparse.ArgumentParser:
 
     job = add("tokenize", _tokenize, "read a full catalog and publish a new generation", beam=True)
     _add_job_arguments(job)
+    job.add_argument(
+        "--tokenizer",
+        metavar="ID",
+        help="publish with this tokenizer under ROOT, in a new ID space (default: go on with the "
+        "published one)",
+    )
 
     fitting = add("fit", _fit, "fit a tokenizer without publishing IDs", beam=True)
     _add_job_arguments(fitting)
+    fitting.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="go on from the published tokenizer, so that most items keep their codes",
+    )
 
     show = add("show", _show, "look at one item, one SID, one prefix, or the generation")
     show.add_argument("--root", required=True)
@@ -197,6 +208,8 @@ def _job(options: argparse.Namespace, beam_arguments: list[str]) -> Job:
         settings=load_settings(options.config),
         beam=build_options(beam_arguments),
         as_of=options.as_of,
+        tokenizer=getattr(options, "tokenizer", None),
+        warm_start=getattr(options, "warm_start", False),
     )
 
 

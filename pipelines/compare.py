@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from models.metrics import quality
 from pipelines.errors import UsageError
+from pipelines.fitted_tokenizers import resolve_tokenizer
 from pipelines.published_tables import PublishedTables
 from pipelines.root import Root
 from semid_transforms import files
@@ -52,15 +53,9 @@ def compare(tables: PublishedTables, others: Sequence[str]) -> dict[str, dict[st
 
 
 def _measure_tokenizer(sample: Sample, root: Root, name: str) -> dict[str, Any]:
-    pattern = files.join(root.path, "tokenizers", f"{name}*", "config.json")
+    folder = root.tokenizer_folder(resolve_tokenizer(root, name, "--compare"))
     try:
-        found = files.match([pattern])
-    except FileNotFoundError as error:
-        raise UsageError(f"--compare {name}: no such tokenizer under {root.path}") from error
-    if len(found) > 1:
-        raise UsageError(f"--compare {name}: {len(found)} tokenizers begin so, write more digits")
-    try:
-        quantizer = load_tokenizer(found[0].path.rsplit("/", 1)[0])
+        quantizer = load_tokenizer(folder)
         codes = quantizer.encode(sample.embeddings)
     except ValueError as error:
         raise UsageError(f"--compare {name}: {error}") from error

@@ -11,7 +11,7 @@ from models.sid import SidLayout
 from pipelines.runs import Run
 from schemas.tables import REJECTS, SOURCE_COUNTS
 from semid_transforms.collecting import CollectVectors, key_by_text
-from semid_transforms.diffing import DiffItems
+from semid_transforms.diffing import DiffItems, Leaving
 from semid_transforms.embedding import EmbedTexts
 from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems
@@ -30,6 +30,7 @@ def define_read(
     layout: SidLayout,
     num_shards: int,
     run: Run,
+    leaving: Leaving | None = None,
 ) -> None:
     """Reads, validates and deduplicates the catalog and compares it with the parent generation."""
     catalog = root | "ReadCatalog" >> ReadCatalog(reader)
@@ -42,6 +43,7 @@ def define_read(
             catalog_folder=run.output("catalog"),
             num_shards=num_shards,
             sid_type=pa.from_numpy_dtype(layout.dtype),
+            leaving=leaving,
         )
     )
     (

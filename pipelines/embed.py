@@ -23,7 +23,7 @@ def embed_changed(
     run: Run,
     catalog: CatalogInput,
     rows: int,
-    carried: Sequence[str],
+    published: Sequence[str],
     sid_type: pa.DataType,
 ) -> dict[str, Any]:
     """Writes the embeddings of changed items.
@@ -37,7 +37,7 @@ def embed_changed(
       run: where the changed items are and embeddings go.
       catalog: says what is embedded.
       rows: changed items, at least 1.
-      carried: embedding parts of the parent generation.
+      published: embedding parts of the parent generation, if they are of the same encoder.
       sid_type: Arrow type of a packed SID.
 
     Returns:
@@ -51,7 +51,7 @@ def embed_changed(
         embeddings=run.output("embeddings"),
         origin=run.scratch("origin"),
         prefix=f"part-{run.generation[:6]}",
-        known=(*carried, *_parts_in([other.output("embeddings") for other in kept])),
+        known=(*published, *_parts_in([other.output("embeddings") for other in kept])),
     )
     counters: dict[str, int] = {}
     text_parts = parts

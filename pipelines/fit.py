@@ -6,9 +6,10 @@ import dataclasses
 import json
 from typing import Any
 
-from pipelines.catalog_input import check_matches, open_input
+from pipelines.catalog_input import open_input
 from pipelines.chain import Chain
 from pipelines.checks import refuse_bad_input
+from pipelines.id_space import open_fit_space
 from pipelines.job import Job
 from pipelines.runs import open_run
 from pipelines.tokenize import next_sequence, run_inputs
@@ -33,6 +34,8 @@ class FitOutcome:
 def fit(job: Job) -> FitOutcome:
     """Reads and embeds a catalog and fits a tokenizer; publishes nothing.
 
+    Its codes are numbered so that as many published items as possible keep theirs.
+
     The embeddings stay in the run's folder until a generation with the same encoder is published,
     so `semid tokenize` does not make them again.
 
@@ -42,10 +45,10 @@ def fit(job: Job) -> FitOutcome:
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
-    check_matches(job.settings, catalog, parent, refit=True)
-    inputs = {**run_inputs(job, catalog, parent), "command": "fit"}
+    space = open_fit_space(job, catalog, parent)
+    inputs = {**run_inputs(job, catalog, parent), "command": "fit", "warm_start": job.warm_start}
     with open_run(job.root, inputs, next_sequence(parent), job.as_of, publishes=False) as run:
-        chain = Chain(job, run, parent, catalog)
+        chain = Chain(job, run, parent, catalog, space)
         read = run.link("read", chain.read)
         refuse_bad_input(read, job.settings.job.input, run.output("rejects"))
         embed = run.link("embed", lambda: chain.embed(read))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from schemas.manifest import FileEntry, Fingerprints, Manifest
 from schemas.rejects import SourceCounts
 from schemas.tables import Change
 from semid_transforms import files
+from semid_transforms.measuring import metrics_bytes
 
 TABLES = ("items", "reserved", "nodes", "ngrams", "embeddings", "catalog", "rejects", "changes")
 """Parquet tables of a generation; `metrics.json` and, where codes have levels,
@@ -54,6 +56,15 @@ def link_tables(root: Root, parent: Published, run: Run, tables: Iterable[str]) 
     for file in parent.manifest.files:
         if file.path.split("/")[0] in tables:
             files.copy(files.join(folder, file.path), run.output(*file.path.split("/")))
+
+
+def carry_metrics(source: str, target: str) -> None:
+    """Copies the quality table, without what it said of the step to the generation before it."""
+    document = json.loads(files.read_bytes(source))
+    if document.pop("kept", None) is None:
+        files.copy(source, target)
+    else:
+        files.write_bytes(target, metrics_bytes(document))
 
 
 def build_manifest(

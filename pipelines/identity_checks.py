@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.sid import SidLayout
 from pipelines.errors import UsageError
 from pipelines.published_tables import PublishedTables, lookup, repeated
 from pipelines.root import MANIFEST
 from schemas.arrays import mask_from_bool
-from schemas.tables import (
-    Change,
-)
+from schemas.tables import Change, items_schema
 from semid_transforms import files
 
 
@@ -97,10 +96,11 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
         yield 0  # removed since: there is nothing to compare with
         return
     folder, columns = tables.root.folder(parent), ["item_id", "sid"]
+    old_type = pa.from_numpy_dtype(SidLayout.from_json(before.fingerprints.layout).dtype)
     old, kept_back = (
         pa.concat_tables(
             [
-                items.schema.empty_table().select(columns),
+                items_schema(old_type, ()).empty_table().select(columns),
                 *(
                     files.read_table(files.join(folder, *part.path.split("/")), columns)
                     for part in before.table(table)
@@ -109,6 +109,10 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
         ).combine_chunks()
         for table in ("items", "reserved")
     )
+    if before.fingerprints.tokenizer != tables.manifest.fingerprints.tokenizer:
+        yield from _check_new_space(tables, items, old)
+        yield old.num_rows
+        return
     now = lookup(items, old["item_id"], "sid")
     kept = mask_from_bool(pc.equal(now, old["sid"]))
     changes = tables.read("changes")
@@ -131,3 +135,37 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
     for row in lost.sort_by("item_id").to_pylist():
         yield f"SID {row['sid']} belonged to item {row['item_id']!r} and is not reserved for it"
     yield old.num_rows
+
+
+def _check_new_space(tables: PublishedTables, items: pa.Table, old: pa.Table) -> Iterator[str]:
+    """Every item has left the parent's ID space, and `changes/` maps its old SID to its new one.
+
+    Old IDs mean nothing in the new space, so none is reserved there.
+    """
+    changes = tables.read("changes")
+    if not changes.num_rows:
+        yield f"the tokenizer changed, and changes/ maps none of {old.num_rows} items"
+        return
+    known = pc.is_in(changes["item_id"], value_set=old["item_id"].combine_chunks())
+    for row in changes.filter(pc.and_(changes["old_sid"].is_valid(), pc.invert(known))).to_pylist():
+        yield f"changes/ gives item {row['item_id']!r} an old SID, the parent does not have it"
+    now = lookup(items, old["item_id"], "sid")
+    said_old, said_new, change = (
+        lookup(changes, old["item_id"], name) for name in ("old_sid", "new_sid", "change")
+    )
+    gone = mask_from_bool(now.is_null())
+    moved = mask_from_bool(
+        pc.is_in(change, value_set=pa.array([Change.MOVED.value, Change.UPDATED.value]))
+    )
+    moved &= mask_from_bool(pc.equal(said_new, now))
+    retired = mask_from_bool(pc.equal(change, Change.RETIRED.value))
+    retired &= mask_from_bool(said_new.is_null())
+    right = np.where(gone, retired, moved) & mask_from_bool(pc.equal(said_old, old["sid"]))
+    for row in np.flatnonzero(~right):
+        name, sid, new = old["item_id"][row].as_py(), old["sid"][row].as_py(), now[row].as_py()
+        yield (
+            f"item {name!r} had SID {sid} under the tokenizer before, has {new}, and changes/ does "
+            f"not map one to the other"
+        )
+    for row in tables.read("reserved").to_pylist():
+        yield f"SID {row['sid']} of the ID space before is reserved for item {row['item_id']!r}"

@@ -21,6 +21,9 @@ class Job:
       settings: validated configuration.
       beam: options of every pipeline.
       as_of: time to stamp rows with; None takes the time of the first attempt.
+      tokenizer: id, or its first digits, of the tokenizer to publish with; None goes on with the
+        published one.
+      warm_start: whether a fit goes on from the published tokenizer.
     """
 
     catalog: tuple[str, ...]
@@ -28,3 +31,5 @@ class Job:
     settings: Settings
     beam: PipelineOptions
     as_of: datetime.datetime | None = None
+    tokenizer: str | None = None
+    warm_start: bool = False

@@ -9,9 +9,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from pipelines.errors import ConflictError, UsageError
+from pipelines.errors import ConflictError, MismatchError, UsageError
 from pipelines.gcs_objects import ABSENT, ObjectChangedError, read_object, write_object
-from schemas.manifest import Current, Manifest
+from schemas.manifest import Current, Manifest, SchemaVersionError
 from semid_transforms import files
 
 CURRENT = "CURRENT"
@@ -58,6 +58,7 @@ class Root:
 
         Raises:
           UsageError: there is no such complete generation.
+          MismatchError: it was written under another schema or layout version.
         """
         try:
             return Manifest.from_json(self._manifest_bytes(generation))
@@ -66,6 +67,8 @@ class Root:
                 f"{self.path} has no complete generation {generation}: no manifest in "
                 f"{self.folder(generation)}"
             ) from error
+        except SchemaVersionError as error:
+            raise MismatchError(f"generation {generation}: {error}") from error
         except ValueError as error:
             raise UsageError(f"generation {generation}: {error}") from error
 

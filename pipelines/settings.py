@@ -133,13 +133,18 @@ def parse_feature(value: Mapping[str, Any], where: str = "ngrams") -> Feature:
     return parse(NgramFeature, value, where)
 
 
-def require_levels(settings: Settings) -> None:
+def require_levels(settings: Settings, layout: SidLayout, kind: str) -> None:
     """Refuses what needs coarse-to-fine levels of a tokenizer that has none, at the start.
+
+    Args:
+      settings: of the run.
+      layout: of the SIDs it makes.
+      kind: of its tokenizer.
 
     Raises:
       UsageError: the collision policy or a feature needs prefixes; the message names each fix.
     """
-    if settings.layout.hierarchical:
+    if layout.hierarchical:
         return
     problems = []
     if settings.job.collisions.policy == "reassign":
@@ -155,7 +160,7 @@ def require_levels(settings: Settings) -> None:
         )
     if problems:
         raise UsageError(
-            f"quantizer.kind: the codes of {settings.kind} have no order and no prefixes\n  "
+            f"quantizer.kind: the codes of {kind} have no order and no prefixes\n  "
             + "\n  ".join(problems)
             + "\nor use rqvae or rqkmeans"
         )

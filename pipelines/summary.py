@@ -38,6 +38,11 @@ def outcome_text(root: Root, outcome: Outcome) -> str:
     if manifest.rejects:
         lines.append("  rejected")
         lines.append(table_of_reasons(manifest.rejects))
+    if kept := outcome.metrics.get("kept"):
+        lines.append(
+            f"  new IDs     another tokenizer, another ID space: of {kept['items']:,} items "
+            f"{_kept(kept['share'])}"
+        )
     if not links["index"]["rebuilt"]:
         lines.append("  nothing changed: every table is the parent's")
     return "\n".join([*lines, metrics_text(outcome.metrics)])
@@ -140,13 +145,19 @@ def fit_text(root: Root, outcome: FitOutcome) -> str:
     name = outcome.tokenizer_id[:16]
     rows = outcome.results["fit"]["sample_rows"]
     seconds = outcome.results["fit"]["seconds"]
-    return "\n".join(
-        [
-            f"fitted tokenizer {outcome.tokenizer_id} under {root.path}",
-            f"  on {rows:,} distinct embeddings in {seconds:.1f} s; nothing was published",
-            comparison_text({name: quality}),
-        ]
-    )
+    lines = [
+        f"fitted tokenizer {outcome.tokenizer_id} under {root.path}",
+        f"  on {rows:,} distinct embeddings in {seconds:.1f} s; nothing was published",
+    ]
+    previous = outcome.metrics.get("previous", {})
+    if "kept" in previous:
+        start = "started from" if previous["warm_start"] else "numbered after"
+        lines.append(
+            f"  {start} {previous['tokenizer'][:16]}: of {previous['items']:,} published items "
+            f"{_kept(previous['kept'])}"
+        )
+        lines.append(f"  publish it with: semid tokenize --tokenizer {name} ...")
+    return "\n".join([*lines, comparison_text({name: quality})])
 
 
 def feast_text(folder: str, outcome: FeastOutcome) -> str:
@@ -194,6 +205,13 @@ def verdict_text(verdict: Verdict) -> str:
 
 def _sizes(manifest: Manifest) -> str:
     return " x ".join(str(size) for size in manifest.fingerprints.layout["codebook_sizes"])
+
+
+def _kept(shares: list[float]) -> str:
+    return ", ".join(
+        f"{share:.1%} keep {f'{length} codes' if length > 1 else '1 code'}"
+        for length, share in enumerate(shares, start=1)
+    )
 
 
 def _number(value: float | None) -> str:

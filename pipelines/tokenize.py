@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipelines.catalog_input import CatalogInput, check_matches, open_input
+from pipelines.catalog_input import CatalogInput, open_input
 from pipelines.chain import Chain
 from pipelines.checks import check_gates, refuse_bad_input
 from pipelines.generation import Outcome
+from pipelines.id_space import IdSpace, open_space
 from pipelines.job import Job
 from pipelines.root import Published
 from pipelines.runs import open_run
-from pipelines.settings import require_levels
 from semid_transforms import files
 
 
@@ -25,15 +25,14 @@ def tokenize(job: Job) -> Outcome:
     Raises:
       CommandError: the run was refused; nothing that was published changed.
     """
-    require_levels(job.settings)
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
-    check_matches(job.settings, catalog, parent)
-    inputs = run_inputs(job, catalog, parent)
+    space = open_space(job, catalog, parent)
+    inputs = {**run_inputs(job, catalog, parent), **_asked(space, parent)}
     with open_run(job.root, inputs, next_sequence(parent), job.as_of) as run:
         job.root.check_current(parent, run.generation)
-        chain = Chain(job, run, parent, catalog)
+        chain = Chain(job, run, parent, catalog, space)
         read = run.link("read", chain.read)
         refuse_bad_input(read, job.settings.job.input, run.output("rejects"))
         embed = run.link("embed", lambda: chain.embed(read))
@@ -59,6 +58,14 @@ def run_inputs(job: Job, catalog: CatalogInput, parent: Published) -> dict[str, 
         "encoder": catalog.encoder["fingerprint"],
         "parent": parent.generation,
     }
+
+
+def _asked(space: IdSpace, parent: Published) -> dict[str, str]:
+    """Returns the tokenizer as an input of the run, unless the parent says it already."""
+    published = parent.manifest and parent.manifest.fingerprints.tokenizer
+    if space.tokenizer is None or space.tokenizer == published:
+        return {}
+    return {"tokenizer": space.tokenizer}
 
 
 def next_sequence(parent: Published) -> int:

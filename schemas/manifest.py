@@ -15,6 +15,10 @@ SCHEMA_VERSION = 1
 LAYOUT_VERSION = 1
 
 
+class SchemaVersionError(ValueError):
+    """The manifest is sound, but of a version that this release neither reads nor continues."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
     """One file of a generation.
@@ -109,23 +113,34 @@ class Manifest:
         """Reads what `to_json` wrote.
 
         Raises:
-          ValueError: the bytes are not a manifest, or one of a newer schema.
+          SchemaVersionError: it was written under another schema or layout version.
+          ValueError: the bytes are not a manifest.
         """
         try:
             value = json.loads(data)
-            version = value["schema_version"]
+            versions = value["schema_version"], value["layout_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError("manifest.json is damaged: it is not a semid manifest") from error
-        if version != SCHEMA_VERSION:
-            raise ValueError(
-                f"manifest.json has schema version {version}, this semid reads {SCHEMA_VERSION}"
-            )
+        for name, found, ours in zip(
+            ("schema", "layout"), versions, (SCHEMA_VERSION, LAYOUT_VERSION), strict=True
+        ):
+            if found != ours:
+                raise SchemaVersionError(
+                    f"manifest.json has {name} version {found}, this semid reads {ours}: "
+                    f"{_version_fix(found, ours)}"
+                )
         try:
             return pydantic.TypeAdapter(cls).validate_json(data, strict=True)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise ValueError(f"manifest.json is damaged: {where}: {first['msg']}") from error
+
+
+def _version_fix(found: object, ours: int) -> str:
+    if isinstance(found, int) and found < ours:
+        return "publish to a new --root, or go on with the release of semid that wrote it"
+    return "use the release of semid that wrote it, or a later one"
 
 
 @dataclasses.dataclass(frozen=True)

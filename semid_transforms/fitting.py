@@ -16,14 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.alignment import MAX_ROWS, align_codes, renumber
 from models.autoencoder_training import Progress, TrainingInputs
 from models.config import RqvaeConfig
-from models.metrics import quality
+from models.metrics import kept, quality
+from models.quantizer import Quantizer
 from models.tags import TagTable
 from models.tokenizers import QuantizerConfig, fit_quantizer, to_files, tokenizer_id
-from schemas.arrays import fixed_binary
+from schemas.arrays import fixed_binary, matrix_from_list
 from schemas.config import FitConfig
 from semid_transforms import files
+from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.sampling import sample_embeddings
 
 _log = logging.getLogger(__name__)
@@ -32,12 +35,51 @@ _METRICS_ROWS = 50_000
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Previous:
+    """What a tokenizer that is to be fitted follows on.
+
+    Attributes:
+      tokenizer_id: of the published tokenizer.
+      rows: (M,) which row of the sample a published item has the content of.
+      codes: (M, L) int32, the base codes it is published with.
+      start: the published tokenizer, when the fit goes on from it.
+    """
+
+    tokenizer_id: str
+    rows: np.ndarray
+    codes: np.ndarray
+    start: Quantizer | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FollowedTokenizer:
+    """The published tokenizer, where it is.
+
+    Attributes:
+      folder: of its files.
+      items: paths of the `items` parts published with it.
+      warm_start: whether the fit goes on from it.
+    """
+
+    folder: str
+    items: tuple[str, ...]
+    warm_start: bool
+
+    def read(self, catalog: Sequence[str], hashes: np.ndarray) -> Previous:
+        """Reads what `fit_tokenizer` needs, for (N, 16) uint8 hashes of the sampled contents."""
+        rows, codes = codes_of_contents(catalog, self.items, hashes)
+        start = load_tokenizer(self.folder) if self.warm_start else None
+        return Previous(files.base_name(self.folder), rows, codes, start)
+
+
 def fit_tokenizer(
     config: QuantizerConfig,
     embeddings: np.ndarray,
     origin: Mapping[str, Any],
     paths: Sequence[Sequence[str] | None] | None = None,
     progress: Progress | None = None,
+    previous: Previous | None = None,
 ) -> dict[str, bytes]:
     """Fits a tokenizer and measures it on what it was fitted on.
 
@@ -47,12 +89,14 @@ def fit_tokenizer(
       origin: what the embeddings are (encoder, template), stored with the metrics.
       paths: N category paths to supervise the levels with; None fits without.
       progress: called as (step, steps, scalars) while a neural tokenizer trains.
+      previous: what items of the same contents are published with: codes are numbered after it.
 
     Returns:
       The tokenizer's files by name.
 
     Raises:
-      ValueError: paths for a tokenizer that takes no tags, or no item has one.
+      ValueError: paths for a tokenizer that takes no tags, or no item has one; a start of another
+        kind or shape.
     """
     inputs = None
     if paths is not None:
@@ -60,7 +104,11 @@ def fit_tokenizer(
             raise ValueError("fit.supervise: only quantizer.kind rqvae takes category paths")
         levels = len(config.codebook_sizes)
         inputs = TrainingInputs(tags=TagTable.from_paths(paths, levels, config.tags.rare))
-    quantizer, report = fit_quantizer(config, embeddings, progress, inputs)
+    start = None if previous is None else previous.start
+    quantizer, report = fit_quantizer(config, embeddings, progress, inputs, start)
+    document: dict[str, Any] = {"origin": dict(origin), "fit": report}
+    if previous is not None:
+        quantizer, document["previous"] = follow(quantizer, embeddings, previous)
     rows = embeddings[:_METRICS_ROWS]
     codes = quantizer.encode(rows)
     measured = quality(
@@ -71,7 +119,74 @@ def fit_tokenizer(
         category_paths=None if paths is None else paths[:_METRICS_ROWS],
         hierarchical=quantizer.hierarchical,
     )
-    return to_files(quantizer, {"origin": dict(origin), "fit": report, "quality": measured})
+    return to_files(quantizer, {**document, "quality": measured})
+
+
+def follow(
+    quantizer: Quantizer, embeddings: np.ndarray, previous: Previous
+) -> tuple[Quantizer, dict[str, Any]]:
+    """Numbers a tokenizer's codes so that as many published items as possible keep theirs.
+
+    Args:
+      quantizer: fitted.
+      embeddings: (N, D), what it was fitted on.
+      previous: published codes of items with these contents.
+
+    Returns:
+      The renumbered tokenizer, and which share of the items' base codes is kept by it, per length
+      of prefix, and would have been without renumbering.
+    """
+    found: dict[str, Any] = {
+        "tokenizer": previous.tokenizer_id,
+        "warm_start": previous.start is not None,
+        "items": len(previous.rows),
+    }
+    if not len(previous.rows):
+        return quantizer, found
+    levels = min(quantizer.num_levels, previous.codes.shape[1])
+    before = previous.codes[:, :levels]
+    for name in ("kept_unaligned", "kept"):
+        codes = quantizer.encode(embeddings)[previous.rows]
+        found[name] = kept(codes[:, :levels], before)
+        if name == "kept_unaligned":
+            sizes = quantizer.codebook_sizes
+            numbering = align_codes(codes, before, sizes, quantizer.hierarchical)
+            quantizer = renumber(quantizer, numbering)
+    return quantizer, found
+
+
+def codes_of_contents(
+    catalog: Sequence[str], items: Sequence[str], hashes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the base codes of published items whose present content is among those given.
+
+    Args:
+      catalog: paths of `catalog` parts: what the items are now.
+      items: paths of published `items` parts.
+      hashes: (N, 16) uint8 content hashes.
+
+    Returns:
+      (M,) numbers of contents and (M, L) int32 codes, a row per item in order of item id, at most
+      `MAX_ROWS`.
+    """
+    wanted = fixed_binary(hashes, hashes.shape[1])
+    contents = []
+    for part in catalog:
+        table = files.read_table(part, ["item_id", "content_hash"])
+        contents.append(table.filter(pc.is_in(table["content_hash"], value_set=wanted)))
+    now = pa.concat_tables(contents).sort_by("item_id").combine_chunks()
+    published = []
+    for part in items:
+        table = files.read_table(part, ["item_id", "base_codes"])
+        published.append(table.filter(pc.is_in(table["item_id"], value_set=_only(now["item_id"]))))
+    before = pa.concat_tables(published).sort_by("item_id").combine_chunks()[:MAX_ROWS]
+    here = pc.index_in(before["item_id"], value_set=_only(now["item_id"]))
+    rows = pc.index_in(now["content_hash"].take(here), value_set=wanted)
+    return rows.to_numpy().astype(np.int64), matrix_from_list(before["base_codes"])
+
+
+def _only(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()
 
 
 def paths_of_contents(catalog: Sequence[str], hashes: np.ndarray) -> list[list[str] | None]:
@@ -132,13 +247,17 @@ class _Fit(beam.DoFn):
         self._origin = dict(fit.origin)
         self._tokenizers_folder, self._result_path = fit.outputs
         self._catalog = fit.catalog
+        self._followed = fit.followed
 
     def process(self, parts: Sequence[str]) -> Iterator[str]:
         sample, hashes = sample_embeddings(parts, self._sampling.sample_rows)
         _log.info("fit      on %s distinct embeddings", f"{len(sample):,}")
         paths = paths_of_contents(self._catalog, hashes) if self._sampling.supervise else None
+        previous = None
+        if self._followed is not None:
+            previous = self._followed.read(self._catalog, hashes)
         with report_progress(self._sampling.tensorboard, self._origin["fitted_at"]) as progress:
-            contents = fit_tokenizer(self._config, sample, self._origin, paths, progress)
+            contents = fit_tokenizer(self._config, sample, self._origin, paths, progress, previous)
         identity = tokenizer_id(contents)
         for name, data in contents.items():
             files.write_bytes(files.join(self._tokenizers_folder, identity, name), data)
@@ -159,6 +278,7 @@ class FitTokenizer(beam.PTransform):
       origin: what the embeddings are, stored with the tokenizer.
       outputs: folder of tokenizers, and path of the result (JSON).
       catalog: `catalog` parts, for their category paths.
+      followed: the published tokenizer, after whose codes the new ones are numbered.
     """
 
     config: QuantizerConfig
@@ -166,6 +286,7 @@ class FitTokenizer(beam.PTransform):
     origin: Mapping[str, Any]
     outputs: tuple[str, str]
     catalog: tuple[str, ...]
+    followed: FollowedTokenizer | None = None
 
     def expand(self, parts: beam.PCollection[list[str]]) -> beam.PCollection[str]:
         return parts | "Fit" >> beam.ParDo(_Fit(self)).with_output_types(str)

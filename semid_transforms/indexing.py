@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
@@ -21,7 +20,7 @@ from schemas.tables import NGRAMS, nodes_schema
 from semid_transforms import files
 from semid_transforms.catalog import read_categories, read_column
 from semid_transforms.features import FeatureSet
-from semid_transforms.measuring import measure
+from semid_transforms.measuring import measure, measure_kept, metrics_bytes
 from semid_transforms.quantizing import load_tokenizer
 
 _NODE_ROWS = 1 << 17
@@ -157,6 +156,7 @@ class IndexPaths:
       embeddings: `embeddings` parts.
       tokenizer_folder: of the tokenizer.
       generation_folder: of the generation.
+      changes: `changes` parts.
     """
 
     items: tuple[str, ...]
@@ -164,6 +164,7 @@ class IndexPaths:
     embeddings: tuple[str, ...]
     tokenizer_folder: str
     generation_folder: str
+    changes: tuple[str, ...] = ()
 
     def output(self, *names: str) -> str:
         """A path inside the generation."""
@@ -173,11 +174,12 @@ class IndexPaths:
 class _Index(beam.DoFn):
     """Does one of the tasks of `IndexItems`."""
 
-    def __init__(self, paths: IndexPaths, layout: SidLayout, features: FeatureSet, shared: bool):
-        self._paths = paths
-        self._layout = layout
-        self._features = features
-        self._shared = shared
+    def __init__(self, index: IndexItems):
+        self._paths = index.paths
+        self._layout = index.layout
+        self._features = index.features
+        self._shared = index.shared
+        self._leaves = index.leaves
 
     def process(self, task: str) -> Iterator[str]:
         paths = self._paths
@@ -192,9 +194,9 @@ class _Index(beam.DoFn):
         else:
             quantizer = load_tokenizer(paths.tokenizer_folder)
             document = measure(paths.items, paths.embeddings, paths.catalog, quantizer)
-            files.write_bytes(
-                paths.output("metrics.json"), (json.dumps(document, indent=1) + "\n").encode()
-            )
+            if self._leaves is not None:
+                document["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
+            files.write_bytes(paths.output("metrics.json"), metrics_bytes(document))
         yield task
 
 
@@ -203,12 +205,21 @@ class IndexItems(beam.PTransform):
     """Builds trie and nodes, the n-gram vocabulary, and the quality table, side by side.
 
     Codes of parallel codebooks have no prefixes, so there is no trie and no node of them.
+
+    Attributes:
+      paths: where it reads and writes.
+      layout: of the SIDs.
+      features: n-gram columns.
+      shared: True under policy `none`, where items may have one SID.
+      leaves: layout of the parent's SIDs when items come from another ID space; then the quality
+        table says which codes they kept.
     """
 
     paths: IndexPaths
     layout: SidLayout
     features: FeatureSet
     shared: bool
+    leaves: SidLayout | None = None
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
         tasks = ["trie", "ngrams", "metrics"] if self.layout.hierarchical else ["ngrams", "metrics"]
@@ -216,8 +227,5 @@ class IndexItems(beam.PTransform):
             root
             | "Tasks" >> beam.Create(tasks)
             | "SpreadTasks" >> beam.Reshuffle()
-            | "Index"
-            >> beam.ParDo(
-                _Index(self.paths, self.layout, self.features, self.shared)
-            ).with_output_types(str)
+            | "Index" >> beam.ParDo(_Index(self)).with_output_types(str)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.metrics import DEFINITIONS, code_use, collisions, quality
+from models.metrics import DEFINITIONS, code_use, collisions, kept, quality
 from models.quantizer import Quantizer
+from models.sid import SidLayout
 from schemas.arrays import keys_from_fixed_binary, matrix_from_list
 from schemas.tables import Placement
 from semid_transforms import files
@@ -135,3 +137,33 @@ def measure(
     document["distinct_contents"] = round((1 - floor["a"]) * table.num_rows)
     document["definitions"] = DEFINITIONS
     return document
+
+
+def measure_kept(changes: Sequence[str], before: SidLayout, after: SidLayout) -> dict[str, Any]:
+    """Counts the codes that items kept on the way to another ID space.
+
+    Args:
+      changes: paths of `changes` parts, which list every live item.
+      before: layout of `old_sid`.
+      after: layout of `new_sid`.
+
+    Returns:
+      `items`, those live in both generations, and `share` of them whose first 1..L codes, as
+      published, are unchanged; L of the shorter one.
+    """
+    levels = min(before.num_levels, after.num_levels)
+    same, items = np.zeros(levels), 0
+    for part in changes:
+        sids = files.read_table(part, ["old_sid", "new_sid"]).drop_null()
+        old, new = (
+            layout.unpack(sids[name].to_numpy())[0][:, :levels]
+            for layout, name in ((before, "old_sid"), (after, "new_sid"))
+        )
+        same += len(old) * np.array(kept(new, old))
+        items += len(old)
+    return {"items": items, "share": [float(share) for share in same / max(1, items)]}
+
+
+def metrics_bytes(document: dict[str, Any]) -> bytes:
+    """Returns a quality table as the bytes of `metrics.json`."""
+    return (json.dumps(document, indent=1) + "\n").encode()

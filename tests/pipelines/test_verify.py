@@ -11,9 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
+from pipelines.beam_options import build_options
+from pipelines.fit import fit
+from pipelines.job import Job
 from pipelines.root import Root
+from pipelines.settings import parse_settings
+from pipelines.tokenize import tokenize
 from pipelines.verify import verify
-from schemas.manifest import Current
+from schemas.manifest import Current, FileEntry
+from schemas.tables import reserved_schema
 from tests.pipelines import jobs
 
 
@@ -32,6 +38,21 @@ def grown(tmp_path_factory, vector_catalog):
 @pytest.fixture
 def damaged(copied, grown):
     return Damaged(copied(grown))
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory, vector_catalog):
+    """A generation under another tokenizer than its parent's; one item is gone, one is new."""
+    folder = tmp_path_factory.mktemp("verify-migration")
+    catalog = jobs.write_rows(folder / "first.jsonl", vector_catalog[:60])
+    jobs.run(catalog, folder / "root")
+    other = {"quantizer": {**jobs.SETTINGS["quantizer"], "seed": 5}}
+    options = Root(str(folder / "root")), parse_settings(jobs.merged(jobs.SETTINGS, other))
+    catalog = jobs.write_rows(folder / "second.jsonl", vector_catalog[1:61])
+    job = Job((catalog,), *options, build_options([]), jobs.AS_OF)
+    tokenizer = fit(job).tokenizer_id
+    tokenize(dataclasses.replace(job, tokenizer=tokenizer))
+    return folder / "root"
 
 
 class Damaged:
@@ -379,3 +400,51 @@ def test_an_older_generation_can_be_verified(grown, tmp_path, capsys):
     assert first in capsys.readouterr().out
     assert jobs.command(tmp_path, "verify", "--root", str(grown), "--generation", "000042-x") == 2
     assert "000042-x" in capsys.readouterr().err
+
+
+def row_of(damaged, change):
+    """Number of the first row of `changes/` that says so."""
+    return pq.read_table(damaged.part("changes"))["change"].to_pylist().index(change)
+
+
+BROKEN_MAPS = {
+    "a row is missing": (
+        lambda d: d.keep("changes", lambda rows: [r for r in rows if r != row_of(d, "moved")]),
+        "does not map one to the other",
+    ),
+    "another old SID": (
+        lambda d: d.set("changes", "old_sid", row_of(d, "moved"), lambda sid: sid + 1),
+        "does not map one to the other",
+    ),
+    "another change": (
+        lambda d: d.set("changes", "change", row_of(d, "retired"), "updated"),
+        "does not map one to the other",
+    ),
+    "an old SID of a new item": (
+        lambda d: d.set("changes", "old_sid", row_of(d, "new"), 1),
+        "an old SID, the parent does not have it",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_MAPS)
+def test_a_broken_migration_map_is_found(copied, migrated, broken):
+    damaged = Damaged(copied(migrated))
+    assert damaged.problems() == []
+    breaking, message = BROKEN_MAPS[broken]
+    breaking(damaged)
+    assert_found(damaged, 4, message)
+
+
+def test_an_id_of_the_space_before_cannot_be_reserved(copied, migrated):
+    damaged = Damaged(copied(migrated))
+    schema = reserved_schema(pa.int64())
+    ghost = {"item_id": "ghost", "sid": 1, "base_sid": 1, "content_hash": b"0" * 16}
+    ghost |= {"retired_generation": "000001-00000000", "retired_timestamp": jobs.AS_OF}
+    path = damaged.folder / "reserved" / "part-00000.parquet"
+    path.parent.mkdir()
+    manifest = damaged.root.manifest(damaged.generation)
+    entry = FileEntry("reserved/part-00000.parquet", 1, 0, "")
+    damaged.rewrite(files=[*manifest.files, entry], counts={**manifest.counts, "reserved": 1})
+    damaged.write(path, pa.Table.from_pylist([ghost], schema))
+    assert_found(damaged, 4, "of the ID space before is reserved for item 'ghost'")
