@@ -76,7 +76,6 @@ def open_space(job: Job, catalog: CatalogInput, parent: Published) -> IdSpace:
     asked = job.tokenizer and resolve_tokenizer(job.root, job.tokenizer, "--tokenizer")
     if asked is None or (published is not None and asked == published.fingerprints.tokenizer):
         if published is None:
-            require_levels(settings, settings.layout, settings.kind)
             return _configured(settings)
         basis = _published_basis(parent, published)
         differences = _differences(settings, catalog, basis)

@@ -16,6 +16,7 @@ from pipelines.id_space import IdSpace, open_space
 from pipelines.job import Job
 from pipelines.root import Published
 from pipelines.runs import open_run
+from pipelines.settings import require_levels
 from semid_transforms import files
 
 
@@ -25,6 +26,8 @@ def tokenize(job: Job) -> Outcome:
     Raises:
       CommandError: the run was refused; nothing that was published changed.
     """
+    if job.tokenizer is None:
+        require_levels(job.settings, job.settings.layout, job.settings.kind)
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
