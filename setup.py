@@ -23,6 +23,7 @@ setup(
         "pyarrow>=25",
         "pydantic>=2.14",
         "pyyaml>=6",
+        "rich>=15",
         "safetensors>=0.8",
         "scipy>=1.17",
         "sentencepiece>=0.2.1",

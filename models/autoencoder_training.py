@@ -210,6 +210,8 @@ def train_autoencoder(
         _remember_best(state, scalars)
         if inputs.checkpoint is not None:
             inputs.checkpoint(state.to_bytes())
+        # Begun anew where a run may be resumed, so that both runs draw the same rows from here on.
+        fresh = inputs.stream and inputs.stream(settings.batch_size, settings.seed + state.step)
 
     state.load_model_tensors(state.best)
     if settings.decoder_steps:

@@ -39,7 +39,7 @@ from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
-from semid_transforms.fitting import FitTokenizer, FollowedTokenizer
+from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths
 from semid_transforms.placing import PlaceItems, ShardPlan
 from semid_transforms.quantizing import AssignCodes, histogram_length
@@ -134,7 +134,7 @@ class Chain:
 
     def fit_new(self) -> dict[str, Any]:
         """Fits a tokenizer on what has been embedded and writes it under ROOT."""
-        result_path = self._run.scratch("fit", "result.json")
+        scratch = self._run.scratch("fit")
         catalog = files.list_files(self._run.output("catalog"), ".parquet")
         fit = FitTokenizer(
             self._settings.quantizer,
@@ -144,7 +144,7 @@ class Chain:
                 "command": "tokenize" if self._run.publishes else "fit",
                 "fitted_at": self._run.time.isoformat(),
             },
-            (files.join(self._job.root.path, "tokenizers"), result_path),
+            (files.join(self._job.root.path, "tokenizers"), scratch),
             tuple(catalog),
             self._followed(),
         )
@@ -152,7 +152,7 @@ class Chain:
         run_pipeline(
             single_process(self._job.beam), lambda pipeline: define_fit(pipeline, embeddings, fit)
         )
-        return {**json.loads(files.read_bytes(result_path)), "fitted": True}
+        return {**json.loads(files.read_bytes(files.join(scratch, RESULT))), "fitted": True}
 
     def _followed(self) -> FollowedTokenizer | None:
         """Returns the published tokenizer, after whose codes a new one numbers its own."""

@@ -17,6 +17,9 @@ from schemas.config import JobConfig, canonical_json, fingerprint, parse
 from semid_transforms import files
 from semid_transforms.features import Feature
 
+STREAMED_KINDS = ("rqvae", "moc")
+"""Tokenizers that can be trained on rows read from disk."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -52,6 +55,7 @@ class Settings:
         """Digest over everything that decides how a tokenizer is fitted, training included."""
         fit = dataclasses.asdict(self.job.fit)
         fit.pop("tensorboard")  # watching a fit does not change it
+        fit["memory_rows"] = min(fit["memory_rows"], fit["sample_rows"])  # more is not used
         return fingerprint({"kind": self.kind, **dataclasses.asdict(self.quantizer), **fit})
 
     @property
@@ -123,7 +127,29 @@ def parse_settings(value: Any) -> Settings:
         raise ValueError(f"ngrams: {', '.join(repeated)} is listed twice; one column per feature")
     settings = Settings(job, kind, config, features)
     check_features(settings, settings.layout)
+    _check_fit(settings)
     return settings
+
+
+def _check_fit(settings: Settings) -> None:
+    """Refuses a sample that exceeds memory where rows cannot be streamed.
+
+    Raises:
+      ValueError: naming what cannot be streamed, and the fix.
+    """
+    fit = settings.job.fit
+    if fit.sample_rows <= fit.memory_rows:
+        return
+    if settings.kind not in STREAMED_KINDS:
+        reason = f"{settings.kind} is fitted on all rows at once"
+    elif fit.supervise:
+        reason = "categories of streamed rows are not known"
+    else:
+        return
+    raise ValueError(
+        f"fit.sample_rows: {fit.sample_rows:,} is more than fit.memory_rows ({fit.memory_rows:,}), "
+        f"and {reason}: lower the one or raise the other"
+    )
 
 
 def parse_feature(value: Mapping[str, Any], where: str = "ngrams") -> Feature:

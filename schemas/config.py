@@ -193,12 +193,15 @@ class FitConfig:
 
     Attributes:
       sample_rows: most distinct embeddings taken, the ones with the smallest content hashes.
+      memory_rows: most of them in memory; `rqvae` and `moc` are trained on the others by streaming
+        them from the worker's disk.
       supervise: let category paths supervise the levels, where the tokenizer can (`rqvae`).
       tensorboard: local folder for training scalars, one run per subfolder; None writes none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     sample_rows: Annotated[int, pydantic.Field(ge=256)] = 200_000
+    memory_rows: Annotated[int, pydantic.Field(ge=256)] = 1_000_000
     supervise: bool = False
     tensorboard: str | None = None
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-import os
-import time
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ import pyarrow.compute as pc
 from models.alignment import MAX_ROWS, align_codes, renumber
 from models.autoencoder_training import Progress, TrainingInputs
 from models.config import RqvaeConfig
+from models.embedding_stream import EmbeddingStream
 from models.metrics import kept, quality
 from models.quantizer import Quantizer
 from models.tags import TagTable
@@ -26,13 +25,16 @@ from models.tokenizers import QuantizerConfig, fit_quantizer, to_files, tokenize
 from schemas.arrays import fixed_binary, matrix_from_list
 from schemas.config import FitConfig
 from semid_transforms import files
+from semid_transforms.fit_checkpoints import FitCheckpoint
+from semid_transforms.fit_progress import report_progress
 from semid_transforms.quantizing import load_tokenizer
-from semid_transforms.sampling import sample_embeddings
+from semid_transforms.sampling import choose_sample
 
 _log = logging.getLogger(__name__)
 
+RESULT = "result.json"
+
 _METRICS_ROWS = 50_000
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +82,7 @@ def fit_tokenizer(
     paths: Sequence[Sequence[str] | None] | None = None,
     progress: Progress | None = None,
     previous: Previous | None = None,
+    inputs: TrainingInputs | None = None,
 ) -> dict[str, bytes]:
     """Fits a tokenizer and measures it on what it was fitted on.
 
@@ -90,6 +93,7 @@ def fit_tokenizer(
       paths: N category paths to supervise the levels with; None fits without.
       progress: called as (step, steps, scalars) while a neural tokenizer trains.
       previous: what items of the same contents are published with: codes are numbered after it.
+      inputs: a stream of more rows, and checkpoints, for neural tokenizers.
 
     Returns:
       The tokenizer's files by name.
@@ -98,12 +102,13 @@ def fit_tokenizer(
       ValueError: paths for a tokenizer that takes no tags, or no item has one; a start of another
         kind or shape.
     """
-    inputs = None
+    inputs = inputs or TrainingInputs()
     if paths is not None:
         if not isinstance(config, RqvaeConfig):
             raise ValueError("fit.supervise: only quantizer.kind rqvae takes category paths")
         levels = len(config.codebook_sizes)
-        inputs = TrainingInputs(tags=TagTable.from_paths(paths, levels, config.tags.rare))
+        tags = TagTable.from_paths(paths, levels, config.tags.rare)
+        inputs = dataclasses.replace(inputs, tags=tags)
     start = None if previous is None else previous.start
     quantizer, report = fit_quantizer(config, embeddings, progress, inputs, start)
     document: dict[str, Any] = {"origin": dict(origin), "fit": report}
@@ -209,35 +214,6 @@ def paths_of_contents(catalog: Sequence[str], hashes: np.ndarray) -> list[list[s
     return rows["category_path"].take(first).to_pylist()
 
 
-@contextlib.contextmanager
-def report_progress(tensorboard: str | None, run: str) -> Iterator[Progress]:
-    """Gives a progress function that logs a line every few seconds and writes scalars.
-
-    Args:
-      tensorboard: folder for TensorBoard, None for log lines only.
-      run: subfolder of this fit.
-    """
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer = stack.enter_context(SummaryWriter(os.path.join(tensorboard, run)))
-        last = time.monotonic()
-
-        def progress(step: int, steps: int, scalars: Mapping[str, float]) -> None:
-            nonlocal last
-            if writer is not None:
-                for name, value in scalars.items():
-                    writer.add_scalar(name, value, step)
-            if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or step == steps:
-                last = time.monotonic()
-                values = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-                _log.info("fit      step %d of %d  %s", step, steps, values)
-
-        yield progress
-
-
 class _Fit(beam.DoFn):
     """Samples, fits, writes the tokenizer to its folder and its id to a file."""
 
@@ -245,24 +221,46 @@ class _Fit(beam.DoFn):
         self._config = fit.config
         self._sampling = fit.sampling
         self._origin = dict(fit.origin)
-        self._tokenizers_folder, self._result_path = fit.outputs
+        self._tokenizers_folder, self._scratch = fit.outputs
         self._catalog = fit.catalog
         self._followed = fit.followed
 
     def process(self, parts: Sequence[str]) -> Iterator[str]:
-        sample, hashes = sample_embeddings(parts, self._sampling.sample_rows)
-        _log.info("fit      on %s distinct embeddings", f"{len(sample):,}")
-        paths = paths_of_contents(self._catalog, hashes) if self._sampling.supervise else None
+        sampling = self._sampling
+        sample = choose_sample(parts, sampling.sample_rows)
+        resident = min(len(sample.hashes), sampling.memory_rows)
+        rows, hashes = sample.read(0, resident), sample.hash_bytes(resident)
+        _log.info("fit      on %s distinct embeddings", f"{len(sample.hashes):,}")
+        paths = paths_of_contents(self._catalog, hashes) if sampling.supervise else None
         previous = None
         if self._followed is not None:
             previous = self._followed.read(self._catalog, hashes)
-        with report_progress(self._sampling.tensorboard, self._origin["fitted_at"]) as progress:
-            contents = fit_tokenizer(self._config, sample, self._origin, paths, progress, previous)
+        start = previous.tokenizer_id if previous is not None and previous.start else ""
+        checkpoint = FitCheckpoint.of(
+            files.join(self._scratch, "checkpoint"),
+            self._config,
+            sample.hashes,
+            json.dumps([resident, paths, start]),
+        )
+        with (
+            report_progress(sampling.tensorboard, self._origin["fitted_at"]) as progress,
+            tempfile.TemporaryDirectory(prefix="semid-fit-") as folder,
+        ):
+            more = sample.spill(folder, resident, sampling.memory_rows)
+            inputs = TrainingInputs(
+                stream=EmbeddingStream(tuple(more)) if more else None,
+                checkpoint=checkpoint.save,
+                resume=checkpoint.load(),
+            )
+            contents = fit_tokenizer(
+                self._config, rows, self._origin, paths, progress, previous, inputs
+            )
         identity = tokenizer_id(contents)
         for name, data in contents.items():
             files.write_bytes(files.join(self._tokenizers_folder, identity, name), data)
-        result = {"tokenizer_id": identity, "sample_rows": len(sample)}
-        files.write_bytes(self._result_path, json.dumps(result).encode())
+        result = {"tokenizer_id": identity, "sample_rows": len(sample.hashes)}
+        files.write_bytes(files.join(self._scratch, RESULT), json.dumps(result).encode())
+        checkpoint.discard()
         yield identity
 
 
@@ -276,7 +274,7 @@ class FitTokenizer(beam.PTransform):
       config: of the tokenizer.
       sampling: how many embeddings to fit on, and whether categories supervise.
       origin: what the embeddings are, stored with the tokenizer.
-      outputs: folder of tokenizers, and path of the result (JSON).
+      outputs: folder of tokenizers, and a folder for the result (`RESULT`) and the checkpoint.
       catalog: `catalog` parts, for their category paths.
       followed: the published tokenizer, after whose codes the new ones are numbered.
     """

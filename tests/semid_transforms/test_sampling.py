@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.arrays import list_from_matrix
+from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import embedding_schema
 from semid_transforms import files
-from semid_transforms.sampling import sample_embeddings
+from semid_transforms.sampling import choose_sample, sample_embeddings
 
 
 def row(content):
@@ -45,6 +45,19 @@ def test_the_sample_is_the_smallest_hashes_whatever_the_order_and_the_parts(tmp_
         assert vectors.shape == (min(rows, 60), 4)
         assert [h.tobytes() for h in hashes] == [digest for digest, _ in expected]
         assert np.array_equal(vectors, [vector for _, vector in expected])
+
+
+@pytest.mark.parametrize("parts", [1, 9])
+def test_what_exceeds_memory_is_spilled_in_hash_order(tmp_path, parts):
+    written = write_parts(tmp_path, range(60), parts)
+    sample = choose_sample(written, 50)
+    whole = sample.read(0, 50)
+    spilled = sample.spill(str(tmp_path), 20, 16)
+    tables = [files.read_table(path) for path in spilled]
+    assert [table.num_rows for table in tables] == [16, 14]
+    vectors = np.concatenate([matrix_from_list(table["embedding"]) for table in tables])
+    assert np.array_equal(np.concatenate([sample.read(0, 20), vectors]), whole)
+    assert sample.spill(str(tmp_path), 50, 16) == []
 
 
 def test_hashes_that_end_in_zero_bytes_are_kept_whole(tmp_path):
