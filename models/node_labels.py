@@ -1,116 +1,101 @@
-"""Names for trie nodes from the words of their items, for catalogs without category paths."""
+"""Names for trie nodes: what most of their items are called, or what tells them from the others."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable
 
 import numpy as np
 
-from models.trie import Trie
-
-# Words of three letters or more, in any script; numbers and codes name nothing.
-_WORD = re.compile(r"[^\W\d_]{3,}")
+LABEL_TERMS = 2
+"""Words in a label made of words."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RowTerms:
-    """The distinct words of every row, as numbers.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Votes:
+    """How many items of each node have each name.
 
     Attributes:
-      terms: V words in alphabetical order.
-      row_start: (N + 1,) int64, row i has `numbers[row_start[i]:row_start[i + 1]]`.
-      numbers: (T,) int32 positions in `terms`.
+      node: (V,) int64, ascending.
+      name: (V,) int64 number of a name, ascending within a node; numbers are in name order.
+      count: (V,) int64 items.
     """
 
-    terms: list[str]
-    row_start: np.ndarray
-    numbers: np.ndarray
+    node: np.ndarray
+    name: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def of(cls, node: np.ndarray, name: np.ndarray, count: np.ndarray | None = None) -> Votes:
+        """Adds up (node, name) pairs, each of weight 1 or as counted."""
+        if not len(node):
+            empty = np.empty(0, np.int64)
+            return cls(empty, empty, empty)
+        count = np.ones(len(node), np.int64) if count is None else count
+        size = int(name.max()) + 1
+        pairs, inverse = np.unique(node * size + name, return_inverse=True)
+        totals = np.zeros(len(pairs), np.int64)
+        np.add.at(totals, inverse, count)
+        return cls(*np.divmod(pairs, size), totals)
+
+    def join(self, other: Votes) -> Votes:
+        """Adds two counts up."""
+        return Votes.of(
+            *(
+                np.concatenate([getattr(self, field.name), getattr(other, field.name)])
+                for field in dataclasses.fields(self)
+            )
+        )
+
+    def where(self, mask: np.ndarray) -> Votes:
+        """Returns some of the votes."""
+        return Votes(self.node[mask], self.name[mask], self.count[mask])
 
 
-def row_terms(texts: Iterable[str | None]) -> RowTerms:
-    """Splits texts into words, case folded, each counted once per row."""
-    known: dict[str, int] = {}
-    numbers: list[int] = []
-    lengths: list[int] = []
-    for text in texts:
-        words = sorted(set(_WORD.findall((text or "").casefold())))
-        numbers.extend(known.setdefault(word, len(known)) for word in words)
-        lengths.append(len(words))
-    terms = sorted(known)
-    # Alphabetical numbers, so that ties do not depend on which row came first.
-    rank = np.empty(len(terms), np.int32)
-    rank[[known[word] for word in terms]] = np.arange(len(terms), dtype=np.int32)
-    row_start = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return RowTerms(terms, row_start, rank[np.array(numbers, np.int64)])
+def majority(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the nodes that have votes and the most frequent name of each, ties to the first."""
+    order = np.lexsort((votes.name, -votes.count, votes.node))
+    node = votes.node[order]
+    first = np.flatnonzero(np.append(True, node[1:] != node[:-1])[: len(node)])
+    return node[first], votes.name[order[first]]
 
 
-def node_labels(trie: Trie, rows: RowTerms, num_terms: int = 2) -> list[list[str]]:
-    """Names every node by its most distinctive words.
+def distinctive_terms(
+    votes: Votes,
+    frequency: np.ndarray,
+    mean_words: float,
+    used: tuple[np.ndarray, np.ndarray],
+    num_terms: int = LABEL_TERMS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks the words that name each node.
 
     The weight of word t in node c is class-based TF-IDF (Grootendorst, 2203.05794), over all nodes
     of one depth as classes:
 
         W(t, c) = tf(t, c) * log(1 + A / f(t))
 
-    with tf the items of c that have t, f the items of all nodes that have t, and A the mean number
-    of words per node. A word that already names an ancestor is passed over, so that a path reads
-    from coarse to fine; ties go to the alphabetically first.
+    with tf the items of c that have t, f the items that have t, and A the mean number of words per
+    node. A word that already names an ancestor is passed over, so that a path reads from coarse to
+    fine; ties go to the alphabetically first.
 
     Example: a node whose items are all shampoos, half of them with argan oil, is named "shampoo",
     and the child that holds those with argan oil "argan oil".
 
     Args:
-      trie: over the items.
-      rows: words of each row of the items table, in its order.
-      num_terms: words per name, joined by a space.
+      votes: items per node and word, words numbered alphabetically.
+      frequency: (words,) f.
+      mean_words: A.
+      used: pairs of node and word that must not name it.
+      num_terms: most words per node.
 
     Returns:
-      Per depth 1 to L one name per node, empty where its items have no word left.
-
-    Raises:
-      ValueError: `rows` has another length than the trie.
+      Pairs of node and word, by node, the heaviest word first.
     """
-    if len(rows.row_start) != trie.num_rows + 1:
-        raise ValueError(f"words of {len(rows.row_start) - 1} rows for {trie.num_rows} items")
-    size = max(len(rows.terms), 1)
-    row_of_term = np.repeat(np.arange(trie.num_rows), np.diff(rows.row_start))
-    labels = []
-    used = np.empty(0, np.int64)
-    parents = np.zeros(trie.num_rows, np.int64)
-    for depth in range(1, trie.layout.num_levels + 1):
-        table = trie.node_table(depth)
-        node_of_row = np.repeat(np.arange(len(table.prefixes)), table.item_counts)
-        pairs, counts = np.unique(
-            node_of_row[row_of_term] * size + rows.numbers, return_counts=True
-        )
-        node, term = np.divmod(pairs, size)
-        frequency = np.bincount(rows.numbers, minlength=size)
-        mean_words = len(rows.numbers) / max(len(table.prefixes), 1)
-        weight = counts * np.log1p(mean_words / frequency[term])
-        parent = parents[table.first_rows]
-        fresh = ~np.isin(parent[node] * size + term, used)
-        node, term, weight = node[fresh], term[fresh], weight[fresh]
-        order = np.lexsort((term, -weight, node))
-        first = np.searchsorted(node, np.arange(len(table.prefixes)))
-        top = order[np.arange(len(order)) - first[node] < num_terms]
-        names: list[list[str]] = [[] for _ in range(len(table.prefixes))]
-        for owner, number in zip(node[top].tolist(), term[top].tolist(), strict=True):
-            names[owner].append(rows.terms[number])
-        labels.append([" ".join(words) for words in names])
-        # What named this depth, or one above it, names nothing below.
-        inherited = _inherited(used, parent, size)
-        used = np.union1d(inherited, node[top] * size + term[top])
-        parents = node_of_row
-    return labels
-
-
-def _inherited(used: np.ndarray, parent: np.ndarray, size: int) -> np.ndarray:
-    """Rewrites (parent, term) pairs as (child, term) pairs for all children of the parents."""
-    owner, term = np.divmod(used, size)
-    first = np.searchsorted(owner, parent)
-    counts = np.searchsorted(owner, parent, side="right") - first
-    child = np.repeat(np.arange(len(parent)), counts)
-    position = np.arange(len(child)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return child * size + term[first[child] + position]
+    weight = votes.count * np.log1p(mean_words / frequency[votes.name])
+    size = max(len(frequency), 1)
+    fresh = ~np.isin(votes.node * size + votes.name, used[0] * size + used[1])
+    node, term, weight = votes.node[fresh], votes.name[fresh], weight[fresh]
+    order = np.lexsort((term, -weight, node))
+    node, term = node[order], term[order]
+    rank = np.arange(len(node)) - np.searchsorted(node, node)
+    top = rank < num_terms
+    return node[top], term[top]

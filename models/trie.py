@@ -165,6 +165,19 @@ class Trie:
             codes[:, :depth], self.layout.prefixes(whole, depth), bounds[:-1], bounds[1:]
         )
 
+    def node_range(self, depth: int, first: int, stop: int) -> tuple[int, int]:
+        """Returns which nodes have rows `first` to `stop`, at least one row, below them.
+
+        Returns:
+          The first such node of the depth, 1 to L, and one past the last.
+        """
+        nodes = np.array([first, stop - 1])
+        if self.row_start is not None:
+            nodes = np.searchsorted(self.row_start, nodes, side="right") - 1
+        for start in reversed(self.child_start[depth - 1 :]):
+            nodes = np.searchsorted(start, nodes, side="right") - 1
+        return int(nodes[0]), int(nodes[1]) + 1
+
     def _shift(self, length: int) -> int:
         return 0 if length > self.layout.num_levels else self.layout.shift(length)
 

@@ -38,9 +38,10 @@ from pipelines.root import Published
 from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from semid_transforms import files
+from semid_transforms.catalog import has_categories
 from semid_transforms.features import FeatureSet
 from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
-from semid_transforms.indexing import IndexItems, IndexPaths
+from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
 from semid_transforms.placing import PlaceItems, ShardPlan
 from semid_transforms.quantizing import AssignCodes, histogram_length
 from semid_transforms.shard_placement import Identity, Stamp
@@ -88,7 +89,7 @@ class Chain:
                 self._reader,
                 [
                     *self._parent_paths("items"),
-                    *table_paths(self._job.root, self._ground, "reserved"),
+                    *self._ground_paths("reserved"),
                 ],
                 self._parent_layout,
                 self._num_item_shards(),
@@ -112,7 +113,7 @@ class Chain:
         In a new ID space every item gets a new row; embeddings of the same encoder are copied.
         """
         run = self._run
-        carried = table_paths(self._job.root, self._ground, "embeddings")
+        carried = self._ground_paths("embeddings")
         published = self._parent_paths("embeddings") if self._space.same_encoder else []
         for path in carried:
             files.copy(path, run.output("embeddings", files.base_name(path)))
@@ -196,7 +197,7 @@ class Chain:
             tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
             layout=layout,
         )
-        parent_items = table_paths(self._job.root, self._ground, "items") if replan else []
+        parent_items = self._ground_paths("items") if replan else []
         run_pipeline(
             self._job.beam,
             lambda root: define_assign(root, embed["parts"], parent_items, assign),
@@ -244,37 +245,60 @@ class Chain:
         written = [files.base_name(path) for path in files.list_files(run.output("items"))]
         if not everything:
             for table in ("items", "reserved"):
-                for path in table_paths(self._job.root, self._ground, table):
+                for path in self._ground_paths(table):
                     if (name := files.base_name(path)) not in written:
                         files.copy(path, run.output(table, name))
-        return {"shards": assign["shards"], "written": len(written), "counters": counters}
+        return {
+            "shards": assign["shards"],
+            "written": len(written),
+            "everything": everything,
+            "counters": counters,
+        }
 
     def index(self, fit: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
-        """Builds trie, nodes, n-gram vocabulary and quality table, or links the parent's."""
+        """Builds trie, nodes, labels, n-gram vocabulary and quality table, or links the parent's.
+
+        Labelled `items` parts are laid aside until everything is published: `items` must still say
+        which rows have no label when an interrupted attempt is resumed.
+        """
         run = self._run
-        if not place["written"] and self._same_labels():
+        if not place["written"] and self._same_categories():
             assert self._parent.generation is not None
             link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
             parent_folder = self._job.root.folder(self._parent.generation)
             carry_metrics(files.join(parent_folder, "metrics.json"), run.output("metrics.json"))
             return {"rebuilt": False}
+        for folder in (run.scratch("index"), run.output("nodes")):
+            files.remove_tree(folder)
+        catalog = files.list_files(run.output("catalog"), ".parquet")
         paths = IndexPaths(
             items=tuple(files.list_files(run.output("items"), ".parquet")),
-            catalog=tuple(files.list_files(run.output("catalog"), ".parquet")),
+            catalog=tuple(catalog),
             embeddings=tuple(files.list_files(run.output("embeddings"), ".parquet")),
             tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
             generation_folder=run.generation_folder,
+            scratch_folder=run.scratch("index"),
             changes=tuple(files.list_files(run.output("changes"), ".parquet")),
+        )
+        by_category = has_categories(catalog)
+        renamed = by_category != has_categories(self._ground_paths("catalog"))
+        labelling = Labelling(
+            by_category=by_category,
+            every_row=place["everything"] or renamed,
+            parent_nodes=tuple(self._ground_paths("nodes")),
+            num_shards=self._num_item_shards(),
         )
         shared = self._settings.job.collisions.policy == "none"
         features = FeatureSet(self._settings.features, self._spm_path())
-        index = IndexItems(paths, self._layout, features, shared, self._space.leaves)
+        index = IndexItems(paths, self._layout, features, shared, labelling, self._space.leaves)
         run_pipeline(self._job.beam, lambda root: define_index(root, index))
         return {"rebuilt": True}
 
     def publish(self, results: dict[str, dict[str, Any]]) -> Outcome:
         """Writes the manifest and swaps CURRENT."""
         settings, run = self._settings, self._run
+        for path in files.list_files(run.scratch("index", "labelled"), ".parquet"):
+            files.copy(path, run.output("items", files.base_name(path)))
         manifest = build_manifest(
             run,
             self._parent,
@@ -350,14 +374,14 @@ class Chain:
     def _sid_type(self) -> pa.DataType:
         return pa.from_numpy_dtype(self._parent_layout.dtype)
 
-    def _same_labels(self) -> bool:
-        """True when node labels and category agreement are the parent's.
+    def _same_categories(self) -> bool:
+        """True when category agreement is the parent's.
 
-        A category path or title can change without the content that is embedded.
+        A category path can change without the content that is embedded.
         """
         ours = files.list_files(self._run.output("catalog"), ".parquet")
         theirs = self._parent_paths("catalog")
-        columns = ["item_id", "category_path", "title"]
+        columns = ["item_id", "category_path"]
         return len(ours) == len(theirs) and all(
             files.read_table(left, columns).equals(files.read_table(right, columns))
             for left, right in zip(ours, theirs, strict=True)
@@ -365,6 +389,10 @@ class Chain:
 
     def _parent_paths(self, table: str) -> list[str]:
         return table_paths(self._job.root, self._parent, table)
+
+    def _ground_paths(self, table: str) -> list[str]:
+        """Parts of the generation whose IDs stay: none where an ID space begins."""
+        return table_paths(self._job.root, self._ground, table)
 
     def _num_item_shards(self) -> int:
         catalog_bytes = sum(source.bytes for source in self._reader.sources)

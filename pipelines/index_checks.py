@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from models.sid import SidLayout
 from pipelines.published_tables import TRIE, PublishedTables
+from semid_transforms.nodes import path_labels
 
 
 def check_trie(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> Iterator[str | int]:
@@ -43,6 +44,32 @@ def check_no_trie(tables: PublishedTables) -> Iterator[str | int]:
         if entry.path.split("/")[0] in ("trie", "nodes"):
             yield f"{entry.path} is there, but the codes come from parallel codebooks"
     yield len(tables.manifest.files)
+
+
+def check_labels(
+    tables: PublishedTables, items: pa.Table, layout: SidLayout
+) -> Iterator[str | int]:
+    """Every item reads the labels of the nodes on its path; without levels it reads none."""
+    stored = items["path_labels"].combine_chunks()
+    if not layout.hierarchical:
+        for row in np.flatnonzero(pc.greater(pc.list_value_length(stored), 0).to_numpy(False)):
+            yield f"item {items['item_id'][row].as_py()!r} has labels, its codes have no levels"
+        yield items.num_rows
+        return
+    try:
+        expected = path_labels(items["sid"].to_numpy(), tables.paths("nodes"), layout)
+    except ValueError as error:
+        yield str(error)
+        return
+    if not stored.equals(expected):
+        pairs = zip(stored.to_pylist(), expected.to_pylist(), strict=True)
+        for number, (old, new) in enumerate(pairs):
+            if old != new:
+                yield (
+                    f"item {items['item_id'][number].as_py()!r} reads {old}, the nodes on its path "
+                    f"{new}"
+                )
+    yield items.num_rows
 
 
 def check_nodes(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:

@@ -23,7 +23,13 @@ from pipelines.content_checks import (
     check_tokenizer,
 )
 from pipelines.identity_checks import check_changes, check_lineage, check_parent, check_reserved
-from pipelines.index_checks import check_no_trie, check_nodes, check_trie, check_vocabulary
+from pipelines.index_checks import (
+    check_labels,
+    check_no_trie,
+    check_nodes,
+    check_trie,
+    check_vocabulary,
+)
 from pipelines.published_tables import NO_TRIE, PublishedTables
 from pipelines.root import Root
 from semid_transforms.quantizing import load_tokenizer
@@ -104,6 +110,7 @@ def _run_checks(tables: PublishedTables, verdict: Verdict) -> None:
     else:
         verdict.absent.append(NO_TRIE)
         _record(verdict, "no trie", 3, check_no_trie(tables))
+    _record(verdict, "path labels", 3, check_labels(tables, items, layout))
     _record(verdict, "n-gram vocabulary", 3, check_vocabulary(tables, items))
     _record(verdict, "reserved", 4, check_reserved(tables, items))
     _record(verdict, "changes", 4, check_changes(tables, items))

@@ -188,6 +188,7 @@ def items_schema(sid_type: pa.DataType, features: Sequence[str]) -> pa.Schema:
             pa.field("first_generation", pa.string(), nullable=False),
             pa.field("event_timestamp", TIMESTAMP, nullable=False),
             pa.field("created_timestamp", TIMESTAMP, nullable=False),
+            pa.field("path_labels", pa.list_(pa.string()), nullable=False),
             *(pa.field(name, pa.list_(pa.int64()), nullable=False) for name in features),
         ]
     )

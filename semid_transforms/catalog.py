@@ -10,6 +10,17 @@ import pyarrow.compute as pc
 from semid_transforms import files
 
 
+def has_categories(catalog: Sequence[str]) -> bool:
+    """True when some item has a category path; reads no further than the first that has."""
+    for path in catalog:
+        with files.parquet_file(path) as file:
+            for batch in file.iter_batches(columns=["category_path"]):
+                lengths = pc.fill_null(pc.list_value_length(batch["category_path"]), 0)
+                if pc.any(pc.greater(lengths, 0)).as_py():
+                    return True
+    return False
+
+
 def read_categories(items: pa.ChunkedArray, catalog: Sequence[str]) -> pa.Array | None:
     """Returns the category path of every item id, in order; None when no item has one."""
     paths = read_column(items, catalog, "category_path")

@@ -1,33 +1,38 @@
-"""What is built over the finished `items` table: trie, nodes and n-gram vocabulary."""
+"""What is built over the finished `items` table: trie, nodes, labels and n-gram vocabulary."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from models.node_labels import node_labels, row_terms
 from models.sid import SidLayout
 from models.trie import Trie
 from models.trie_build import build_trie
-from models.trie_file import write_trie
-from schemas.arrays import list_from_matrix, matrix_from_list
-from schemas.tables import NGRAMS, nodes_schema
+from models.trie_file import read_trie, write_joined_trie, write_trie
+from schemas.arrays import matrix_from_list
+from schemas.tables import NGRAMS
 from semid_transforms import files
-from semid_transforms.catalog import read_categories, read_column
 from semid_transforms.features import FeatureSet
 from semid_transforms.measuring import measure, measure_kept, metrics_bytes
+from semid_transforms.naming import NameRows
+from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
 from semid_transforms.quantizing import load_tokenizer
 
-_NODE_ROWS = 1 << 17
 
+@contextlib.contextmanager
+def written_trie(
+    items: Sequence[str], path: str, layout: SidLayout, shared: bool
+) -> Iterator[Trie]:
+    """Builds the trie over `items` parts, in their order, writes it, and gives it, memory-mapped.
 
-def write_trie_file(items: Sequence[str], path: str, layout: SidLayout, shared: bool) -> Trie:
-    """Builds the trie over `items` parts, in their order, and writes it.
+    Each part's trie is built alone and laid on local disk; the join is written array by array. So
+    memory is that of one part, whatever the catalog.
 
     Args:
       items: paths of `items` parts in SID order.
@@ -38,99 +43,30 @@ def write_trie_file(items: Sequence[str], path: str, layout: SidLayout, shared: 
     Raises:
       ValueError: SIDs are not sorted, or repeat although they must not.
     """
-    chunks = (files.read_table(part, ["sid"])["sid"].to_numpy() for part in items)
-    trie = build_trie((chunk for chunk in chunks if len(chunk)), layout, allow_shared=shared)
-    with files.atomic_writer(path) as file:
-        write_trie(trie, file)
-    return trie
-
-
-def describe_nodes(
-    trie: Trie, items: pa.Table, categories: pa.Array | None, titles: pa.Array
-) -> Iterator[pa.RecordBatch]:
-    """Describes every trie node of depth 1 to L.
-
-    A node's label is the category most of its items have: their path's first `depth` names decide,
-    the last of them is the label. In a catalog without categories it is the most distinctive words
-    of the titles. A node's exemplar is its item with the smallest quantization error.
-
-    Args:
-      trie: over the items.
-      items: item_id and quantization_error of every row, in row order.
-      categories: list<string> of every row, or None.
-      titles: string of every row.
-
-    Yields:
-      `nodes_schema` batches in trie order, depth by depth.
-    """
-    schema = nodes_schema(pa.from_numpy_dtype(trie.layout.dtype))
-    errors = items["quantization_error"].to_numpy()
-    item_ids = items["item_id"].combine_chunks()
-    words = node_labels(trie, row_terms(titles.to_pylist())) if categories is None else []
-    for depth in range(1, trie.layout.num_levels + 1):
-        named = None if categories is None else _category_numbers(categories, depth)
-        for start in range(0, trie.num_nodes[depth - 1], _NODE_ROWS):
-            stop = min(start + _NODE_ROWS, trie.num_nodes[depth - 1])
-            nodes = trie.node_table(depth, start, stop)
-            first, last = int(nodes.first_rows[0]), int(nodes.stop_rows[-1])
-            node = np.repeat(np.arange(stop - start), nodes.item_counts)
-            best = np.lexsort((errors[first:last], node))[nodes.first_rows - first] + first
-            if named is not None:
-                labels = _majority(named[0][first:last], node, stop - start, named[1])
-            else:
-                names = [name or None for name in words[depth - 1][start:stop]]
-                labels = pa.array(names, pa.string())
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(np.full(stop - start, depth, np.int32)),
-                    list_from_matrix(nodes.codes, pa.int32()),
-                    pa.array(nodes.prefixes.astype(trie.layout.dtype)),
-                    pa.array(nodes.item_counts),
-                    labels,
-                    item_ids.take(pa.array(best)),
-                ],
-                schema=schema,
-            )
-
-
-def _category_numbers(categories: pa.Array, depth: int) -> tuple[np.ndarray, pa.Array]:
-    """Numbers every row's path, cut to `depth` names, in sorted order; -1 without a path.
-
-    Returns:
-      (N,) int64 numbers, and the last name of each numbered path.
-    """
-    cut = pc.list_slice(categories, 0, depth)
-    joined = pc.binary_join(cut, "\x1f")
-    joined = pc.if_else(pc.equal(joined, ""), None, joined)
-    names = pc.unique(joined).drop_null()
-    names = names.take(pc.sort_indices(names))
-    numbers = pc.fill_null(pc.index_in(joined, value_set=names), -1).to_numpy().astype(np.int64)
-    return numbers, pa.array([name.split("\x1f")[-1] for name in names.to_pylist()], pa.string())
-
-
-def _majority(numbers: np.ndarray, node: np.ndarray, nodes: int, names: pa.Array) -> pa.Array:
-    """Returns the most frequent name of each node, ties to the first in sorted order."""
-    known = numbers >= 0
-    pairs, counts = np.unique(
-        node[known] * np.int64(len(names)) + numbers[known], return_counts=True
-    )
-    owner, number = np.divmod(pairs, max(len(names), 1))
-    order = np.lexsort((number, -counts, owner))
-    first = order[np.flatnonzero(np.r_[True, owner[order][1:] != owner[order][:-1]])[: len(order)]]
-    winner = np.full(nodes, -1)
-    winner[owner[first]] = number[first]
-    return names.take(pa.array(winner, mask=winner < 0))
-
-
-def write_nodes(trie: Trie, items: Sequence[str], catalog: Sequence[str], path: str) -> int:
-    """Writes the `nodes` table and returns its rows."""
-    table = pa.concat_tables(
-        files.read_table(part, ["item_id", "quantization_error"]) for part in items
-    )
-    categories = read_categories(table["item_id"], catalog)
-    titles = read_column(table["item_id"], catalog, "title")
-    schema = nodes_schema(pa.from_numpy_dtype(trie.layout.dtype))
-    return files.write_table(path, schema, describe_nodes(trie, table, categories, titles))
+    with tempfile.TemporaryDirectory(prefix="semid-trie-") as folder:
+        tries, rows, last = [], 0, None
+        for number, part in enumerate(items):
+            sids = files.read_table(part, ["sid"])["sid"].to_numpy()
+            if not len(sids):
+                continue
+            if sids[0] == last and not shared:
+                raise ValueError(
+                    f"row {rows} of {part} repeats SID {last}, the last of the part before"
+                )
+            local = os.path.join(folder, f"{number}.safetensors")
+            with open(local, "wb") as file:
+                write_trie(build_trie([sids], layout, allow_shared=shared), file)
+            tries.append(read_trie(local))
+            rows, last = rows + len(sids), sids[-1]
+        with files.atomic_writer(path) as file:
+            write_joined_trie(tries, layout, file)
+        if files.is_local(path):
+            yield read_trie(path)
+        else:
+            joined = os.path.join(folder, "joined.safetensors")
+            with open(joined, "wb") as file:
+                write_joined_trie(tries, layout, file)
+            yield read_trie(joined)
 
 
 def write_vocabulary(
@@ -156,6 +92,7 @@ class IndexPaths:
       embeddings: `embeddings` parts.
       tokenizer_folder: of the tokenizer.
       generation_folder: of the generation.
+      scratch_folder: of the run; `labelled/` in it gets the `items` parts whose labels were filled.
       changes: `changes` parts.
     """
 
@@ -164,6 +101,7 @@ class IndexPaths:
     embeddings: tuple[str, ...]
     tokenizer_folder: str
     generation_folder: str
+    scratch_folder: str
     changes: tuple[str, ...] = ()
 
     def output(self, *names: str) -> str:
@@ -171,24 +109,35 @@ class IndexPaths:
         return files.join(self.generation_folder, *names)
 
 
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+    """How nodes and items are labelled.
+
+    Attributes:
+      by_category: by category paths, else by the words of titles.
+      every_row: label everything anew, not only what has no label.
+      parent_nodes: `nodes` parts whose labels are kept; see `NodeInputs`.
+      num_shards: that the hash of item ids cut the catalog into.
+    """
+
+    by_category: bool
+    every_row: bool
+    parent_nodes: tuple[str, ...]
+    num_shards: int
+
+
 class _Index(beam.DoFn):
-    """Does one of the tasks of `IndexItems`."""
+    """Does one of the tasks of `IndexItems` that need no labels."""
 
     def __init__(self, index: IndexItems):
         self._paths = index.paths
         self._layout = index.layout
         self._features = index.features
-        self._shared = index.shared
         self._leaves = index.leaves
 
     def process(self, task: str) -> Iterator[str]:
         paths = self._paths
-        if task == "trie":
-            trie_path = paths.output("trie", "trie.safetensors")
-            trie = write_trie_file(paths.items, trie_path, self._layout, self._shared)
-            nodes = paths.output("nodes", "part-00000.parquet")
-            write_nodes(trie, paths.items, paths.catalog, nodes)
-        elif task == "ngrams":
+        if task == "ngrams":
             vocabulary = paths.output("ngrams", "part-00000.parquet")
             write_vocabulary(paths.items, vocabulary, self._layout, self._features)
         else:
@@ -200,17 +149,97 @@ class _Index(beam.DoFn):
         yield task
 
 
+class _BuildTree(beam.DoFn):
+    """Writes the trie and the nodes; returns the `nodes` parts."""
+
+    def __init__(self, paths: IndexPaths, layout: SidLayout, shared: bool):
+        self._paths = paths
+        self._layout = layout
+        self._shared = shared
+
+    def process(self, inputs: NodeInputs, _: Sequence[str]) -> Iterator[str]:
+        path = self._paths.output("trie", "trie.safetensors")
+        folder = self._paths.output("nodes")
+        with written_trie(self._paths.items, path, self._layout, self._shared) as trie:
+            write_nodes(trie, inputs, folder)
+        for depth in range(1, self._layout.num_levels + 1):
+            yield files.join(folder, nodes_name(depth))
+
+
+class _LabelItems(beam.DoFn):
+    """Writes an `items` part with labels where it had none; the part itself stays as it is."""
+
+    def __init__(self, folder: str, layout: SidLayout, every_row: bool):
+        self._folder = folder
+        self._layout = layout
+        self._every_row = every_row
+
+    def process(self, element: tuple[int, str], nodes: Sequence[str]) -> Iterator[str]:
+        _, path = element
+        table = label_items(files.read_table(path), sorted(nodes), self._layout, self._every_row)
+        if table is not None:
+            labelled = files.join(self._folder, files.base_name(path))
+            files.write_table(labelled, table.schema, table.combine_chunks().to_batches())
+            yield labelled
+
+
+@dataclasses.dataclass
+class LabelItems(beam.PTransform):
+    """Builds trie and nodes, and labels items.
+
+    Takes `items` parts as (number, path); returns the parts it labelled, written to `labelled/`.
+    """
+
+    paths: IndexPaths
+    layout: SidLayout
+    shared: bool
+    labelling: Labelling
+
+    def expand(self, items: beam.PCollection[tuple[int, str]]) -> beam.PCollection[str]:
+        paths, labelling = self.paths, self.labelling
+        scratch = paths.scratch_folder
+        inputs = NodeInputs(
+            items=paths.items,
+            names_path=files.join(scratch, "names.parquet"),
+            named_folder=files.join(scratch, "named"),
+            by_category=labelling.by_category,
+            parent_nodes=() if labelling.every_row else labelling.parent_nodes,
+        )
+        shards = {int(files.base_name(p).split("-")[1].split(".")[0]): p for p in paths.catalog}
+        named = items | "NameRows" >> NameRows(
+            catalog=shards,
+            num_shards=labelling.num_shards,
+            by_category=labelling.by_category,
+            every_row=labelling.every_row,
+            names_path=inputs.names_path,
+            folder=inputs.named_folder,
+        )
+        nodes = (
+            items.pipeline
+            | "NodeInputs" >> beam.Create([inputs])
+            | "BuildTree"
+            >> beam.ParDo(
+                _BuildTree(paths, self.layout, self.shared), beam.pvalue.AsList(named)
+            ).with_output_types(str)
+        )
+        return items | "LabelItems" >> beam.ParDo(
+            _LabelItems(files.join(scratch, "labelled"), self.layout, labelling.every_row),
+            beam.pvalue.AsList(nodes),
+        ).with_output_types(str)
+
+
 @dataclasses.dataclass
 class IndexItems(beam.PTransform):
-    """Builds trie and nodes, the n-gram vocabulary, and the quality table, side by side.
+    """Builds trie, nodes and labels, the n-gram vocabulary, and the quality table, side by side.
 
-    Codes of parallel codebooks have no prefixes, so there is no trie and no node of them.
+    Codes of parallel codebooks have no prefixes, so there is no trie, no node and no label of them.
 
     Attributes:
       paths: where it reads and writes.
       layout: of the SIDs.
       features: n-gram columns.
       shared: True under policy `none`, where items may have one SID.
+      labelling: how nodes and items are labelled.
       leaves: layout of the parent's SIDs when items come from another ID space; then the quality
         table says which codes they kept.
     """
@@ -219,13 +248,22 @@ class IndexItems(beam.PTransform):
     layout: SidLayout
     features: FeatureSet
     shared: bool
+    labelling: Labelling
     leaves: SidLayout | None = None
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
-        tasks = ["trie", "ngrams", "metrics"] if self.layout.hierarchical else ["ngrams", "metrics"]
-        return (
+        done = (
             root
-            | "Tasks" >> beam.Create(tasks)
+            | "Tasks" >> beam.Create(["ngrams", "metrics"])
             | "SpreadTasks" >> beam.Reshuffle()
             | "Index" >> beam.ParDo(_Index(self)).with_output_types(str)
         )
+        if not self.layout.hierarchical:
+            return done
+        labelled = (
+            root
+            | "Parts" >> beam.Create(list(enumerate(self.paths.items)))
+            | "SpreadParts" >> beam.Reshuffle().with_output_types(tuple[int, str])
+            | "LabelItems" >> LabelItems(self.paths, self.layout, self.shared, self.labelling)
+        )
+        return (done, labelled) | "FlattenDone" >> beam.Flatten()

@@ -362,6 +362,7 @@ def _item_rows(
             pc.fill_null(first, stamp.generation),
             now,
             now,
+            pa.array([[]] * rows, schema.field("path_labels").type),  # filled when all are placed
         ],
         schema=schema,
     )

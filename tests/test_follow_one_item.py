@@ -102,6 +102,7 @@ def test_follow_one_item(tmp_path):
     assert leaf["prefix"] == item["sid"] >> 16
     assert (leaf["item_count"], leaf["exemplar_item_id"]) == (1, row["item_id"])
     assert leaf["label"] == row["category_path"][-1]
+    assert item["path_labels"] == labels
 
     # SID -> trie leaf, which is the row of `items`
     trie = safetensors.numpy.load_file(generation / "trie/trie.safetensors")

@@ -16,6 +16,12 @@ def night(root, rows, config=None, **options):
     return outcome
 
 
+def item_files(root):
+    """Returns the parts of the newest generation's items, as files on disk."""
+    newest = max((root / "generations").iterdir())
+    return {path.name: path.stat().st_ino for path in (newest / "items").iterdir()}
+
+
 def test_the_same_catalog_again_changes_nothing_and_copies_nothing(copied, text_root, text_config):
     root = copied(text_root)
     before = jobs.fingerprints(root, skip=("changes",))
@@ -143,8 +149,11 @@ def test_labels_follow_the_catalog_though_no_id_changes(copied, vector_root, vec
     night(root, vector_catalog)
     # Without categories the words of the titles name the nodes; every title here is "content ...".
     assert {row["label"] for row in jobs.table(root, "nodes").to_pylist()} == {None, "content"}
+    # A node keeps the label it has: titles that change write no part of items again.
+    before = item_files(root)
     night(root, [{**row, "title": "sofa"} for row in vector_catalog])
-    assert {row["label"] for row in jobs.table(root, "nodes").to_pylist()} == {None, "sofa"}
+    assert {row["label"] for row in jobs.table(root, "nodes").to_pylist()} == {None, "content"}
+    assert item_files(root) == before
 
 
 def test_other_ngram_features_rewrite_the_columns_and_keep_the_ids(vectors):

@@ -8,73 +8,16 @@ from hypothesis import strategies as st
 
 from models.ngrams import NgramFeature, ngram_ids
 from models.sid import SidLayout
-from models.trie_build import build_trie
 from models.trie_file import read_trie
-from schemas.tables import CATALOG, nodes_schema
+from schemas.tables import CATALOG
 from semid_transforms import files
 from semid_transforms.catalog import read_categories
 from semid_transforms.features import FeatureColumns
-from semid_transforms.indexing import describe_nodes, write_trie_file
+from semid_transforms.indexing import written_trie
 from tests.pipelines import jobs
 
 LAYOUT = SidLayout.fitting((4, 4, 4))
 CODES = st.sets(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=20).map(sorted)
-PATHS = st.sampled_from([None, ["A"], ["A", "x"], ["A", "y"], ["B", "x"], ["B", "x", "deep"]])
-
-
-def majority(paths, depth):
-    """The most frequent path of at most `depth` names, ties to the first in sorted order."""
-    cut = ["\x1f".join(path[:depth]) for path in paths if path]
-    best = sorted(set(cut), key=lambda name: (-cut.count(name), name))
-    return best[0].split("\x1f")[-1] if best else None
-
-
-@given(CODES, st.data())
-def test_nodes_are_described_as_counting_by_hand_would(codes, data):
-    paths = [data.draw(PATHS) for _ in codes]
-    errors = [data.draw(st.integers(0, 3)) for _ in codes]
-    items = pa.table(
-        {
-            "item_id": [f"i{n}" for n in range(len(codes))],
-            "quantization_error": pa.array(errors, pa.float32()),
-        }
-    )
-    trie = build_trie([LAYOUT.pack(np.array(codes))], LAYOUT)
-    batches = list(
-        describe_nodes(
-            trie, items, pa.array(paths, pa.list_(pa.string())), pa.array(["t"] * len(codes))
-        )
-    )
-    table = pa.Table.from_batches(batches, nodes_schema(pa.int64()))
-    expected = []
-    for depth in (1, 2, 3):
-        for prefix in sorted({code[:depth] for code in codes}):
-            rows = [n for n, code in enumerate(codes) if code[:depth] == prefix]
-            packed = 0
-            for code in prefix:
-                packed = packed << 2 | code
-            expected.append(
-                {
-                    "depth": depth,
-                    "codes": list(prefix),
-                    "prefix": packed,
-                    "item_count": len(rows),
-                    "label": majority([paths[n] for n in rows], depth),
-                    "exemplar_item_id": f"i{min(rows, key=lambda n: (errors[n], n))}",
-                }
-            )
-    assert table.to_pylist() == expected
-
-
-def test_nodes_without_categories_are_named_by_the_words_of_their_titles():
-    codes = [[0, 0, 0], [0, 0, 1], [0, 1, 0], [2, 0, 0], [2, 0, 1], [2, 1, 0]]
-    titles = ["wok pan", "wok lid", "wok", "tent red", "tent", "tent blue"]
-    items = pa.table({"item_id": titles, "quantization_error": pa.array([0.5] * 6, pa.float32())})
-    trie = build_trie([LAYOUT.pack(np.array(codes))], LAYOUT)
-    first = next(describe_nodes(trie, items, None, pa.array(titles)))
-    names = first["label"].to_pylist()
-    assert ["wok" in names[0], "tent" in names[1]] == [True, True]
-    assert "tent" not in names[0] and "wok" not in names[1]
 
 
 @given(CODES, st.sampled_from(["unigram", "bigram", "prefix_ngram"]))
@@ -103,11 +46,16 @@ def test_a_trie_over_parts_is_the_trie_over_all_rows(tmp_path):
         item_part(tmp_path / f"{n}.parquet", s) for n, s in enumerate((sids[:2], [], sids[2:]))
     ]
     path = str(tmp_path / "trie.safetensors")
-    write_trie_file(parts, path, LAYOUT, False)
+    with written_trie(parts, path, LAYOUT, shared=False) as trie:
+        assert trie.leaf_sids().tolist() == sids.tolist()
     assert read_trie(path).leaf_sids().tolist() == sids.tolist()
-    with pytest.raises(ValueError):
-        write_trie_file(parts[::-1], path, LAYOUT, False)
-    assert read_trie(path).leaf_sids().tolist() == sids.tolist(), "a failed build replaced the trie"
+    again = [item_part(tmp_path / "again.parquet", sids[1:2]), parts[2]]
+    for wrong in (parts[::-1], [parts[0], *again]):
+        with pytest.raises(ValueError), written_trie(wrong, path, LAYOUT, shared=False):
+            pass
+        assert read_trie(path).leaf_sids().tolist() == sids.tolist(), "a failed build replaced it"
+    with written_trie([parts[0], *again], path, LAYOUT, shared=True) as trie:
+        assert trie.row_start.tolist() == [0, 1, 3, 4, 5]
 
 
 def test_categories_come_in_the_order_of_the_items(tmp_path):
