@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from models.quantizer import Quantizer
 from models.sid import SidLayout
 from models.tokenizers import from_files, tokenizer_id
 from pipelines.errors import MismatchError, UsageError
@@ -24,14 +25,19 @@ class FittedTokenizer:
       encoder: fingerprint of what made the embeddings it was fitted on.
       template: fingerprint of the text template.
       settings: the configuration it was fitted with, `kind` included; plain JSON values.
-      layout: of the SIDs it makes.
+      quantizer: the tokenizer itself.
     """
 
     identity: str
     encoder: str
     template: str
     settings: dict[str, Any]
-    layout: SidLayout
+    quantizer: Quantizer
+
+    @property
+    def layout(self) -> SidLayout:
+        """Layout of the SIDs it makes."""
+        return SidLayout.fitting(self.quantizer.codebook_sizes, self.quantizer.hierarchical)
 
 
 def resolve_tokenizer(root: Root, name: str, option: str) -> str:
@@ -62,11 +68,16 @@ def read_tokenizer(root: Root, identity: str) -> FittedTokenizer:
     """Reads a tokenizer that `semid fit` or a first `semid tokenize` made.
 
     Raises:
-      MismatchError: it was altered, or made by a release with another format.
+      MismatchError: it is not there, was altered, or made by a release with another format.
     """
     folder = root.tokenizer_folder(identity)
     try:
         contents = {n: files.read_bytes(files.join(folder, n)) for n in TOKENIZER_FILES}
+    except FileNotFoundError as error:
+        raise MismatchError(
+            f"tokenizer {identity} is not whole under {root.path}/tokenizers: {error}; restore it"
+        ) from error
+    try:
         quantizer = from_files(contents)
         said = json.loads(contents["metrics.json"])
         origin, config = said["origin"], said["fit"]["config"]
@@ -86,7 +97,7 @@ def read_tokenizer(root: Root, identity: str) -> FittedTokenizer:
         encoder,
         template,
         {"kind": quantizer.kind, **config},
-        SidLayout.fitting(quantizer.codebook_sizes, quantizer.hierarchical),
+        quantizer,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.sid import SidLayout
+from models.tokenizers import check_start
 from pipelines.catalog_input import CatalogInput
 from pipelines.errors import MismatchError, UsageError
 from pipelines.fitted_tokenizers import read_tokenizer, resolve_tokenizer
@@ -73,7 +74,9 @@ def open_space(job: Job, catalog: CatalogInput, parent: Published) -> IdSpace:
       UsageError: there is no such tokenizer, or a feature does not fit its codes.
     """
     settings, published = job.settings, parent.manifest
-    asked = job.tokenizer and resolve_tokenizer(job.root, job.tokenizer, "--tokenizer")
+    asked = None
+    if job.tokenizer is not None:
+        asked = resolve_tokenizer(job.root, job.tokenizer, "--tokenizer")
     if asked is None or (published is not None and asked == published.fingerprints.tokenizer):
         if published is None:
             return _configured(settings)
@@ -84,6 +87,7 @@ def open_space(job: Job, catalog: CatalogInput, parent: Published) -> IdSpace:
             differences.append(f"collisions.policy {policies[0]} here, {policies[1]} published")
         _refuse(basis, differences)
         _check_codes(settings, basis)
+        read_tokenizer(job.root, basis.tokenizer)  # whole, and of a format this release reads
         return IdSpace(basis.layout, dict(basis.quantizer), basis.tokenizer)
     fitted = read_tokenizer(job.root, asked)
     basis = _Basis(
@@ -108,7 +112,8 @@ def open_fit_space(job: Job, catalog: CatalogInput, parent: Published) -> IdSpac
     tokenizer can begin a new ID space.
 
     Raises:
-      MismatchError: a warm start from a tokenizer of other embeddings; both sides are named.
+      MismatchError: a warm start from a tokenizer of other embeddings, of another kind or with
+        another network; both sides are named.
       UsageError: a warm start and nothing is published.
     """
     settings, published = job.settings, parent.manifest
@@ -122,7 +127,16 @@ def open_fit_space(job: Job, catalog: CatalogInput, parent: Published) -> IdSpac
     basis = _published_basis(parent, published)
     differences = _content_differences(settings, catalog, basis)
     if job.warm_start:
-        _refuse(basis, differences, "a warm start needs the same embeddings: leave it out")
+        fix = (
+            "a warm start goes on from the published tokenizer: restore these settings, or fit "
+            "without --warm-start"
+        )
+        try:
+            start = read_tokenizer(job.root, basis.tokenizer).quantizer
+            check_start(settings.quantizer, start, start.embedding_dim)
+        except ValueError as error:
+            differences.append(str(error))
+        _refuse(basis, differences, fix)
     return _leaving(space, settings, catalog, published) if differences else space
 
 
@@ -226,7 +240,7 @@ def _different_settings(
         if isinstance(value, Mapping) and isinstance(theirs, Mapping):
             found |= _different_settings(value, ours, theirs, f"{path}.{key}")
         elif canonical_json(ours) != canonical_json(theirs):
-            found[f"{path}.{key}"] = (ours, theirs)
+            found[f"{path}.{key}"] = (list(ours) if isinstance(ours, tuple) else ours, theirs)
     return found
 
 

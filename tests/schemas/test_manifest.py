@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from schemas.manifest import Current, FileEntry, Fingerprints, Manifest
+from schemas.manifest import Current, FileEntry, Fingerprints, Manifest, SchemaVersionError
 from schemas.rejects import SourceCounts
 
 FILES = [
@@ -83,10 +83,13 @@ def test_a_value_of_another_type_is_named(key, value):
         Manifest.from_json(json.dumps(damaged).encode())
 
 
-def test_a_newer_schema_is_named():
-    newer = json.loads(manifest().to_json()) | {"schema_version": 9}
-    with pytest.raises(ValueError, match="has schema version 9, this semid reads 1"):
-        Manifest.from_json(json.dumps(newer).encode())
+@pytest.mark.parametrize("key", ["schema", "layout"])
+@pytest.mark.parametrize(("version", "fix"), [(9, "a later one"), (0, "a new --root")])
+def test_another_version_is_named_with_the_way_out(key, version, fix):
+    other = json.loads(manifest().to_json()) | {f"{key}_version": version}
+    message = f"has {key} version {version}, this semid reads 1: .*{fix}"
+    with pytest.raises(SchemaVersionError, match=message):
+        Manifest.from_json(json.dumps(other).encode())
 
 
 def test_the_pointer_names_a_manifest_by_its_bytes():

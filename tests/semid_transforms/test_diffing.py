@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import CATALOG, PARSED, changed_schema, parent_schema
-from semid_transforms.diffing import diff_items
+from semid_transforms.diffing import Leaving, diff_items
 
 SIDS = pa.int64()
 
@@ -69,6 +69,17 @@ def test_what_is_new_changed_unchanged_and_gone():
     assert diff.catalog["item_id"].to_pylist() == ["back", "edited", "new", "same"]
     assert diff.catalog.schema.equals(CATALOG)
     assert diff.changed.schema.equals(changed_schema(SIDS))
+
+
+@pytest.mark.parametrize(("same_hashes", "edited"), [(True, "updated"), (False, "moved")])
+def test_leaving_an_id_space_every_live_item_needs_codes(same_hashes, edited):
+    diff = diff_items(
+        parsed(("new", "a", None), ("same", "b", None), ("edited", "c2", None)),
+        parent(("same", "b", 10, None), ("edited", "c", 20, None), ("gone", "e", 30, None)),
+        Leaving(same_hashes),
+    )
+    assert changes(diff) == {"new": ("new", None), "same": ("moved", 10), "edited": (edited, 20)}
+    assert diff.retired["item_id"].to_pylist() == ["gone"]
 
 
 def test_an_item_that_moved_is_compared_with_where_it_lives():

@@ -199,3 +199,77 @@ def test_equal_base_codes_move_nothing_though_the_item_was_reassigned(change):
     routed, shards = assign_roles(batch, identity(move=True))
     assert routed["role"].to_pylist() == ["pin"]
     assert shards.tolist() == [sid(0, 0, 1)]
+
+
+def leave(batch, layout=LAYOUT, policy="reassign"):
+    """Places coded rows in a new ID space, out of one of a layout."""
+    space = Identity(LAYOUT, policy, False, layout)
+    routed, goals = assign_roles(batch, space)
+    rows = settle_rows([routed], np.array([], np.uint64), space)
+    contested = rows.filter(rows["contested"])
+    base = np.array(contested["base_codes"].to_pylist()).reshape(-1, 3)
+    latents = (base @ [100, 10, 1]).astype(np.float32)[:, None]
+    nothing = ParentShard(
+        empty_batch(items_schema(pa.int64(), ())), empty_batch(reserved_schema(pa.int64()))
+    )
+    return place_rows(rows, latents, nothing, BOOKS, space, STAMP, FEATURES), goals
+
+
+def test_in_a_new_space_who_had_the_codes_keeps_them():
+    """Item z had the tuple, a and b come before it by distance and by name; c's ID is given up."""
+    had = sid(1, 0, 0)
+    placed, _ = leave(
+        coded(
+            ("a", "new", None, None, [1, 0, 0]),
+            ("b", "moved", sid(3, 3, 3), (3, 3, 3), [1, 0, 0]),
+            ("c", "retired", sid(1, 0, 1), (1, 0, 1), None),
+            ("z", "updated", had, (1, 0, 0), [1, 0, 0]),
+        )
+    )
+    found = where(placed)
+    assert found["z"] == ((1, 0, 0), 0, "nearest")
+    assert {found["a"][0], found["b"][0]} == {(1, 0, 1), (1, 0, 2)}
+    assert placed.reserved.num_rows == 0
+    assert set(placed.items["first_generation"].to_pylist()) == {STAMP.generation}
+    said = {row["item_id"]: row for row in placed.changes.to_pylist()}
+    assert {name: row["change"] for name, row in said.items()} == {
+        "a": "new",
+        "b": "moved",
+        "c": "retired",
+        "z": "updated",
+    }
+    assert (said["z"]["old_sid"], said["z"]["new_sid"]) == (had, had)
+    assert (said["c"]["old_sid"], said["c"]["new_sid"]) == (sid(1, 0, 1), None)
+
+
+def test_a_suffix_is_kept_only_where_it_is_the_policy():
+    rows = coded(
+        ("a", "moved", sid(1, 0, 0, suffix=3), (1, 0, 0), [1, 0, 0]),
+        ("b", "moved", sid(1, 0, 0), (1, 0, 0), [1, 0, 0]),
+    )
+    kept = where(leave(rows, policy="suffix")[0])
+    assert (kept["a"][1], kept["b"][1]) == (3, 0)
+    assert where(leave(rows)[0])["a"] == ((1, 0, 1), 0, "reassigned")
+
+
+def test_ids_that_were_shared_become_unique_in_a_new_space():
+    same = sid(1, 0, 0)
+    rows = coded(*((name, "moved", same, (1, 0, 0), [1, 0, 0]) for name in "cab"))
+    found = where(leave(rows)[0])
+    assert found["a"][0] == (1, 0, 0), "the first by item id"
+    assert len({codes for codes, _, _ in found.values()}) == 3
+    shared = where(leave(rows, policy="none")[0])
+    assert {codes for codes, _, _ in shared.values()} == {(1, 0, 0)}
+
+
+def test_codes_of_another_layout_mean_nothing():
+    other = SidLayout.fitting((8, 4))
+    old = int(other.pack(np.array([[0, 1]]))[0])
+    rows = coded(
+        ("a", "new", None, None, [0, 0, 1]),
+        ("z", "moved", old, None, [0, 0, 1]),
+    )
+    placed, goals = leave(rows, other)
+    assert set(goals.tolist()) == {sid(0, 0, 1)}
+    assert {codes for codes, _, _ in where(placed).values()} == {(0, 0, 1), (0, 0, 0)}
+    assert placed.changes.to_pylist()[1]["old_sid"] == old
