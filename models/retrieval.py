@@ -67,16 +67,19 @@ class HierarchicalIndex:
 
     Attributes:
       trie: over the items.
-      embeddings: (N, D) float32, row i belongs to row i of the items table.
+      embeddings: (N, D) float32, row i belongs to row i of the items table; None where the caller
+        ranks candidates.
     """
 
-    def __init__(self, trie: Trie, codebooks: Sequence[np.ndarray], embeddings: np.ndarray) -> None:
+    def __init__(
+        self, trie: Trie, codebooks: Sequence[np.ndarray], embeddings: np.ndarray | None = None
+    ) -> None:
         """Prepares norms and offsets.
 
         Args:
           trie: over N items.
           codebooks: L arrays (K_l, d) whose sums are the reconstructions.
-          embeddings: see the class; may be memory-mapped.
+          embeddings: see the class; may be memory-mapped. Without them only `candidates` works.
 
         Raises:
           ValueError: codebooks or embeddings do not fit the trie.
@@ -87,10 +90,12 @@ class HierarchicalIndex:
                 f"codebooks of {list(sizes)} codes do not fit the trie's "
                 f"{list(trie.layout.codebook_sizes)}"
             )
-        if len(embeddings) != trie.num_rows:
+        if embeddings is not None and len(embeddings) != trie.num_rows:
             raise ValueError(f"{len(embeddings)} embeddings for {trie.num_rows} items")
         self.trie = trie
-        self.embeddings = torch.from_numpy(np.require(embeddings, np.float32, ["C", "W"]))
+        self.embeddings = None
+        if embeddings is not None:
+            self.embeddings = torch.from_numpy(np.require(embeddings, np.float32, ["C", "W"]))
         self._books = [torch.from_numpy(np.array(book, np.float32)) for book in codebooks]
         products = _cross_products(codebooks)
         last = trie.layout.num_levels
@@ -125,8 +130,11 @@ class HierarchicalIndex:
           widths: see `SearchWidths`.
 
         Raises:
-          ValueError: k is below 1, or queries and latents differ in number.
+          ValueError: k is below 1, queries and latents differ in number, or the index has no
+            embeddings.
         """
+        if self.embeddings is None:
+            raise ValueError("the index was made without embeddings: rank `candidates` yourself")
         if k < 1 or len(queries) != len(latents):
             raise ValueError(f"k is {k}, with {len(queries)} queries and {len(latents)} latents")
         vectors = torch.from_numpy(np.array(queries, np.float32))
@@ -134,9 +142,7 @@ class HierarchicalIndex:
         scores = torch.full((len(vectors), k), -torch.inf)
         if not self.trie.num_rows or not len(vectors):
             return SearchResult(found.numpy(), scores.numpy())
-        z = torch.from_numpy(np.array(latents, np.float32))
-        dots = [z @ book.T for book in self._books]
-        rows = self._candidates(dots, widths)
+        rows = torch.from_numpy(self.candidates(latents, widths))
         step = max(1, GATHER_ENTRIES // (rows.shape[1] * vectors.shape[1]))
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
@@ -150,6 +156,23 @@ class HierarchicalIndex:
             scores[start : start + step, :width] = best.values
             found[start : start + step, :width] = some.gather(1, best.indices)
         return SearchResult(found.numpy(), scores.numpy())
+
+    @torch.inference_mode()
+    def candidates(self, latents: np.ndarray, widths: SearchWidths = SearchWidths()) -> np.ndarray:
+        """Finds the items whose codes are nearest, without looking at embeddings.
+
+        Args:
+          latents: (Q, d) float32, `Quantizer.latents` of the queries.
+          widths: see `SearchWidths`.
+
+        Returns:
+          (Q, n) int64 rows of the items table, nearest first, n at most `widths.rerank`; -1 in
+          empty places.
+        """
+        if not self.trie.num_rows or not len(latents):
+            return np.full((len(latents), 0), -1, np.int64)
+        z = torch.from_numpy(np.array(latents, np.float32))
+        return self._candidates([z @ book.T for book in self._books], widths).numpy()
 
     def _candidates(self, dots: list[torch.Tensor], widths: SearchWidths) -> torch.Tensor:
         """Returns (Q, rerank) rows by distance to their codes, -1 in empty places."""

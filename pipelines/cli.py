@@ -101,6 +101,8 @@ def _build_parser() -> argparse.ArgumentParser:
     what.add_argument("--item", metavar="ID", help="an item id")
     what.add_argument("--sid", metavar="SID", help="a SID, packed or as codes: 17-203-5")
     what.add_argument("--prefix", metavar="CODES", help="the first codes: 17-203")
+    what.add_argument("--query", metavar="TEXT", help="find the items nearest to a text")
+    what.add_argument("--query-item", metavar="ID", help="find the items nearest to an item")
     show.add_argument("--limit", type=int, default=10, help="rows per list (default 10)")
 
     check = add("verify", _verify, "re-check every invariant from the files alone")
@@ -240,6 +242,15 @@ def _show(options: argparse.Namespace, _: list[str]) -> int:
     if options.limit < 1:
         raise UsageError(f"--limit must be at least 1, got {options.limit}")
     view = open_view(Root(options.root))
+    if options.query is not None or options.query_item is not None:
+        from pipelines.search import search_item, search_lines, search_text
+
+        if options.query is not None:
+            found = search_text(view, options.query, options.limit)
+        else:
+            found = search_item(view, options.query_item, options.limit)
+        _print(options, found, lambda: search_lines(found))
+        return 0
     if options.item is not None:
         shown = show_item(view, options.item, options.limit)
     elif options.sid is not None:
