@@ -22,6 +22,8 @@ DEFINITIONS = {
     "first l codes, l = 1..L, mean over (sampled) items",
     "category_agreement": "share of the pairs with the same first l codes whose first d "
     "categories are equal too, and chance: that share over all pairs",
+    "tag_accuracy": "tokenizers that categories supervise: of the items held out while fitting "
+    "that have a category at a depth, the share whose category their codes predict",
     "code_cosine": "codes of parallel codebooks: mean cosine over all pairs of items, then over "
     "pairs with the same code of codebook l, l = 1..L; null when no pair shares one",
     "neighbours_sharing": "codes of parallel codebooks: of an item's k nearest other items by "

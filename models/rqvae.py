@@ -86,9 +86,16 @@ class Rqvae(ResidualQuantizer):
         Raises:
           ValueError: it was fitted without tags.
         """
+        return self.predict_tags_of_codes(self.encode(embeddings))
+
+    def predict_tags_of_codes(self, codes: np.ndarray) -> TagPrediction:
+        """Predicts a tag path with a confidence per depth for (N, L) codes.
+
+        Raises:
+          ValueError: it was fitted without tags.
+        """
         if self._tags is None:
             raise ValueError("this tokenizer was fitted without tags, so it predicts none")
-        codes = self.encode(embeddings)
         return self._tags.predict(self.prefix_sums(codes))
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:

@@ -275,7 +275,8 @@ def _metrics(options: argparse.Namespace, _: list[str]) -> int:
     from pipelines.compare import compare
     from pipelines.published_tables import PublishedTables
     from pipelines.root import Root
-    from pipelines.summary import comparison_text, definitions_text, metrics_text
+    from pipelines.summary import comparison_text, definitions_text, metrics_text, tags_lines
+    from pipelines.tag_prediction import tag_accuracy
     from semid_transforms import files
 
     root = Root(options.root)
@@ -283,11 +284,19 @@ def _metrics(options: argparse.Namespace, _: list[str]) -> int:
     tables = PublishedTables(root, generation, manifest)
     metrics = json.loads(files.read_bytes(tables.path("metrics.json")))
     compared = compare(tables, options.compare) if options.compare else {}
-    texts = [f"generation {generation}", metrics_text(metrics)]
+    tokenizer = manifest.fingerprints.tokenizer
+    fitted = files.read_bytes(files.join(root.tokenizer_folder(tokenizer), "metrics.json"))
+    accuracy = tag_accuracy(json.loads(fitted))
+    texts = [f"generation {generation}", metrics_text(metrics), *tags_lines(accuracy)]
     texts += [comparison_text(compared)] if compared else []
     _print(
         options,
-        {"generation": generation, **metrics, "compared": compared},
+        {
+            "generation": generation,
+            **metrics,
+            "tokenizer": {"id": tokenizer, "tag_accuracy": accuracy},
+            "compared": compared,
+        },
         lambda: "\n".join([*texts, definitions_text(metrics)]),
     )
     return 0

@@ -14,6 +14,7 @@ from models.sid import SidLayout, format_codes, parse_codes
 from pipelines.errors import UsageError
 from pipelines.published_tables import NO_TRIE, PublishedTables
 from pipelines.root import Root
+from pipelines.tag_prediction import predict_tags
 from schemas.arrays import matrix_from_list
 from semid_transforms import files
 from semid_transforms.placing import ShardPlan, read_range
@@ -156,6 +157,9 @@ def show_text(shown: dict[str, Any]) -> str:
                 value = shown[name]
                 text = " > ".join(map(str, value)) if isinstance(value, list) else value
                 lines.append(f"  {name:<20} {text}")
+        for number, found in enumerate(shown["predicted_tags"] or [], start=1):
+            name = f"predicted, depth {number}"
+            lines.append(f"  {name:<20} {found['tag']}  ({found['confidence']:.0%} sure)")
         for name, value in shown["features"].items():
             lines.append(f"  {name:<20} {value}")
         absent = shown["absent"]
@@ -201,6 +205,7 @@ def _describe_item(view: View, row: dict[str, Any], limit: int) -> dict[str, Any
         "sid_text": format_codes(codes, row["suffix"]),
         "title": title,
         "category_path": path,
+        "predicted_tags": predict_tags(view, row["base_codes"]),
         "path_labels": [label or "?" for label in known] if any(known) else None,
         "placement": row["placement"],
         "base_codes": format_codes(row["base_codes"]),

@@ -10,6 +10,7 @@ from pipelines.feature_store import FeastOutcome
 from pipelines.fit import FitOutcome
 from pipelines.generation import Outcome
 from pipelines.root import Root
+from pipelines.tag_prediction import tag_accuracy
 from pipelines.verify import Verdict
 from schemas.manifest import Manifest
 from schemas.tables import Change
@@ -157,7 +158,16 @@ def fit_text(root: Root, outcome: FitOutcome) -> str:
             f"{_kept(previous['kept'])}"
         )
         lines.append(f"  publish it with: semid tokenize --tokenizer {name} ...")
+    lines += tags_lines(tag_accuracy(outcome.metrics))
     return "\n".join([*lines, comparison_text({name: quality})])
+
+
+def tags_lines(accuracy: list[float]) -> list[str]:
+    """Says how well codes predict categories; nothing where none supervised the tokenizer."""
+    if not accuracy:
+        return []
+    shares = "  ".join(f"depth {n} {share:.1%}" for n, share in enumerate(accuracy, start=1))
+    return [f"  tags        right for held-out items: {shares}"]
 
 
 def feast_text(folder: str, outcome: FeastOutcome) -> str:
