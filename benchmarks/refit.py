@@ -36,12 +36,13 @@ def refit(embeddings: np.ndarray, config: QuantizerConfig, seed: int) -> dict[st
     Args:
       embeddings: (N, D) float32.
       config: of the tokenizer.
-      seed: of the first fit and of the draw; the naive re-fit takes the next one.
+      seed: of the first fit and of the warm-started one; the naive re-fit and the draw of the
+        first items take the next one.
 
     Returns:
       A row of figures per way to fit.
     """
-    draw = np.random.default_rng(seed).permutation(len(embeddings))
+    draw = np.random.default_rng(seed + 1).permutation(len(embeddings))
     first_rows = np.sort(draw[: round(len(embeddings) / GROWTH)])
 
     def fit(fit_seed: int, rows: np.ndarray, start: Quantizer | None = None) -> tuple:
@@ -70,7 +71,7 @@ def refit(embeddings: np.ndarray, config: QuantizerConfig, seed: int) -> dict[st
     naive, seconds = fit(seed + 1, embeddings)
     rows["naive"] = figures(naive, seconds)
     rows["aligned"] = figures(aligned(naive), seconds)
-    warm, seconds = fit(seed + 1, embeddings, first)
+    warm, seconds = fit(seed, embeddings, first)
     rows["warm start, aligned"] = figures(aligned(warm), seconds)
     return rows
 
