@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
+from models.autoencoder_arrays import autoencoder_arrays, read_autoencoder
 from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
 from models.config import LossConfig, MocConfig, RqvaeConfig
 from models.dense import DenseNetwork, DenseTensors
@@ -92,19 +93,12 @@ class Moc(Quantizer):
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""
-        arrays = self._encoder.arrays("encoder") | self._decoder.arrays("decoder")
-        arrays |= {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}
-        return {}, arrays
+        return {}, autoencoder_arrays(self._encoder, self._decoder, self._codebooks)
 
     @classmethod
     def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
-        levels = sum(name.startswith("codebooks.") for name in arrays)
-        return cls(
-            DenseNetwork.from_arrays(arrays, "encoder"),
-            DenseNetwork.from_arrays(arrays, "decoder"),
-            tuple(arrays[f"codebooks.{level}"] for level in range(levels)),
-        )
+        return cls(*read_autoencoder(arrays))
 
 
 def fit_moc(

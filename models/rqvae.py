@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
+from models.autoencoder_arrays import autoencoder_arrays, read_autoencoder
 from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
 from models.config import RqvaeConfig
 from models.dense import DenseNetwork, DenseTensors
@@ -39,9 +40,6 @@ class Rqvae(ResidualQuantizer):
         tags: TagHeads | None = None,
     ) -> None:
         super().__init__(beam)
-        widths = {encoder.out_dim, decoder.in_dim, *(book.shape[1] for book in codebooks)}
-        if len(widths) != 1:
-            raise ValueError(f"encoder, codebooks and decoder differ in latent_dim: {widths}")
         self._encoder = encoder
         self._decoder = decoder
         self._codebooks = codebooks
@@ -100,8 +98,7 @@ class Rqvae(ResidualQuantizer):
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""
-        arrays = self._encoder.arrays("encoder") | self._decoder.arrays("decoder")
-        arrays |= {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}
+        arrays = autoencoder_arrays(self._encoder, self._decoder, self._codebooks)
         config: dict[str, object] = {"beam": self._beam}
         if self._tags is not None:
             arrays |= self._tags.arrays()
@@ -111,17 +108,11 @@ class Rqvae(ResidualQuantizer):
     @classmethod
     def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
-        levels = sum(name.startswith("codebooks.") for name in arrays)
         names, beam = config.get("tags"), config["beam"]
         if not isinstance(beam, int) or not isinstance(names, list | None):
             raise ValueError(f"not the configuration of an rqvae: {dict(config)}")
-        return cls(
-            DenseNetwork.from_arrays(arrays, "encoder"),
-            DenseNetwork.from_arrays(arrays, "decoder"),
-            tuple(arrays[f"codebooks.{level}"] for level in range(levels)),
-            beam,
-            None if names is None else TagHeads.from_arrays(names, arrays),
-        )
+        tags = None if names is None else TagHeads.from_arrays(names, arrays)
+        return cls(*read_autoencoder(arrays), beam, tags)
 
 
 def fit_rqvae(
