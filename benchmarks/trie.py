@@ -2,6 +2,7 @@
 
   python -m benchmarks.trie                        # 1e5, 1e6 and 1e7 random IDs, 4 levels of 2048
   python -m benchmarks.trie --sizes 100000 --device cuda
+  python -m benchmarks.trie --dict-limit 10000000 # also the dict of dicts at 1e7
   pip install marisa-trie                          # adds its column
 
 IDs are random with Zipf-like codes: every level draws code floor(2048**u) - 1 with u uniform, so
@@ -89,6 +90,7 @@ def measure_decoding(
                 states = decoder.root(len(chosen))
                 for level in range(NUM_LEVELS):
                     steps = {
+                        "next": lambda d=decoder, s=states, n=level: d.allowed_next(s, n),
                         "mask": lambda d=decoder, s=states, n=level: d.allowed_mask(s, n),
                         "advance": lambda d=decoder, s=states, n=level, t=chosen: d.advance(
                             s, n, t[:, n]
@@ -100,7 +102,7 @@ def measure_decoding(
                         best[key] = min(best.get(key, seconds), seconds)
                     states = decoder.advance(states, level, chosen[:, level])
         for size in tries:
-            for name in ("mask", "advance"):
+            for name in ("mask", "next", "advance"):
                 total = sum(best[name, size, level] for level in range(NUM_LEVELS))
                 result[size][f"{name}_ms_{batch}x{beams}"] = 1e3 * total
     return result
@@ -186,7 +188,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
-        "--baseline-limit", type=int, default=10**6, help="largest dict and marisa trie"
+        "--dict-limit", type=int, default=10**6, help="largest dict trie: 1e7 needs some 8 GB"
+    )
+    parser.add_argument(
+        "--marisa-limit", type=int, default=10**7, help="largest marisa trie: 1e7 needs some 3 GB"
     )
     parser.add_argument("--json", help="also write the figures here")
     args = parser.parse_args()
@@ -202,10 +207,11 @@ def main() -> None:
         few, scale = beams[size][:SCALED_BEAMS], largest / SCALED_BEAMS
         found = measure_binary_search(sids, layout, few) * scale
         row = {"semid": ours, "sorted array": {f"{LARGEST} (scaled)": found}}
-        if size <= args.baseline_limit:
+        if size <= max(args.dict_limit, args.marisa_limit):
             everything, _ = layout.unpack(sids)
-            row["dict of dicts"] = measure_dict_trie(everything, beams[size])
-            if marisa := measure_marisa(everything, few):
+            if size <= args.dict_limit:
+                row["dict of dicts"] = measure_dict_trie(everything, beams[size])
+            if size <= args.marisa_limit and (marisa := measure_marisa(everything, few)):
                 marisa[f"{LARGEST} (scaled)"] = marisa.pop(LARGEST) * scale
                 row["marisa-trie"] = marisa
         figures[size] = row

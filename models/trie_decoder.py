@@ -22,7 +22,7 @@ class Continuations:
     """The children of B states, padded to the widest.
 
     Attributes:
-      tokens: (B, C) int64 tokens, ascending; 0 where not valid.
+      tokens: (B, C) int64 tokens, ascending from the left; 0 where not valid.
       next_states: (B, C) int64 states after them; 0 where not valid.
       valid: (B, C) bool.
     """
@@ -110,13 +110,7 @@ class TrieDecoder:
         mask = self._unpacked.index_select(0, packed.flatten().int()).view(packed.shape)
         mask = mask.view(torch.bool)
         begin, end = self._children(states, level)
-        counts = (end - begin).masked_fill(dense, 0)
-        owner = torch.repeat_interleave(torch.arange(len(states), device=self.device), counts)
-        child = torch.arange(len(owner), device=self.device)
-        child += (begin - torch.cumsum(counts, 0) + counts).index_select(0, owner)
-        if self._alive is not None:
-            alive = self._alive[level].index_select(0, child)
-            owner, child = owner[alive], child[alive]
+        owner, child = self._listed(begin, (end - begin).masked_fill(dense, 0), level)
         tokens = self._read(self._tokens[level], child)
         mask.view(-1).index_fill_(0, owner * mask.shape[1] + tokens, True)
         return mask[:, : self.token_sizes[level]]
@@ -124,23 +118,48 @@ class TrieDecoder:
     def allowed_next(self, states: torch.Tensor, level: int) -> Continuations:
         """Lists the tokens that may follow and the states they lead to.
 
-        The lists are as wide as the widest node of the batch; where a mask will do, `allowed_mask`
-        costs the same whatever the nodes' widths.
+        Children are gathered as one flat list and laid out once, so the work is that of the
+        children there are and the memory that of the widest node; where a mask will do,
+        `allowed_mask` costs the same whatever the nodes' widths.
 
         Args:
           states: (B,) int64 states of `level`.
           level: tokens already chosen, 0 to T - 1.
         """
+        distinct, which = torch.unique(states, return_inverse=True)
+        if 0 < 2 * len(distinct) <= len(states):  # near the root many beams stand at one node
+            once = self.allowed_next(distinct, level)
+            parts = (once.tokens, once.next_states, once.valid)
+            return Continuations(*(part.index_select(0, which) for part in parts))
         begin, end = self._children(states, level)
-        width = int((end - begin).max()) if len(states) else 0
-        position = begin[:, None] + torch.arange(width, device=self.device)
-        valid = position < end[:, None]
-        position = torch.where(valid, position, 0)
-        if self._alive is not None and width:
-            valid &= self._alive[level][position]
-            position = torch.where(valid, position, 0)
-        tokens = self._read(self._tokens[level], position) if width else position
-        return Continuations(torch.where(valid, tokens, 0), position, valid)
+        owner, child = self._listed(begin, end - begin, level)
+        counts = torch.bincount(owner, minlength=len(states))
+        width = int(counts.max()) if len(states) else 0
+        shape = (len(states), width)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        next_states = torch.zeros_like(tokens)
+        valid = torch.arange(width, device=self.device) < counts[:, None]
+        # Children come by owner, so they fill the valid places in order.
+        first = torch.cumsum(counts, 0) - counts
+        place = torch.arange(len(child), device=self.device)
+        place += (torch.arange(len(states), device=self.device) * width - first).index_select(
+            0, owner
+        )
+        tokens.view(-1)[place] = self._read(self._tokens[level], child)
+        next_states.view(-1)[place] = child
+        return Continuations(tokens, next_states, valid)
+
+    def _listed(
+        self, begin: torch.Tensor, counts: torch.Tensor, level: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lists (B,) ranges of children of `level`: whose each is, and its state, in order."""
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=self.device), counts)
+        child = torch.arange(len(owner), device=self.device)
+        child += (begin - torch.cumsum(counts, 0) + counts).index_select(0, owner)
+        if self._alive is not None:
+            alive = self._alive[level].index_select(0, child)
+            owner, child = owner[alive], child[alive]
+        return owner, child
 
     def advance(self, states: torch.Tensor, level: int, tokens: torch.Tensor) -> torch.Tensor:
         """Takes one step.
