@@ -41,13 +41,22 @@ class _RunChain(beam.DoFn):
         yield summary
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Launches the pipeline with the template's parameters and any Beam options."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the template's own parameters.
+
+    `flex_template.json` beside this file describes the same parameters to Dataflow, which checks
+    them before it starts a machine.
+    """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--catalog", required=True, help="globs, separated by ;")
     parser.add_argument("--root", required=True)
     parser.add_argument("--config", default="")
-    options, beam_arguments = parser.parse_known_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Launches the pipeline with the template's parameters and any Beam options."""
+    options, beam_arguments = build_parser().parse_known_args(arguments)
     load_settings(options.config or None)  # a bad configuration fails the launch, not the worker
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as root:
         (
