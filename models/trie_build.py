@@ -34,29 +34,58 @@ def build_trie(chunks: Iterable[np.ndarray], layout: SidLayout, allow_shared: bo
     return trie
 
 
-def merge_sids(trie: Trie, sids: np.ndarray, allow_shared: bool = False) -> Trie:
-    """Adds new SIDs to a trie, keeping leaf i the i-th SID in order.
+def merge_sids(
+    trie: Trie, sids: np.ndarray, allow_shared: bool = False, removed: np.ndarray | None = None
+) -> Trie:
+    """Adds SIDs to a trie and takes others out, keeping leaf i the i-th SID in order.
 
     Args:
       trie: stays as it is.
       sids: (M,) packed SIDs in any order; each is one more row.
       allow_shared: see `build_trie`.
+      removed: packed SIDs in any order; each is one row less.
+
+    Raises:
+      ValueError: see `build_trie`, or a removed SID has no row left to remove.
     """
-    return build_trie(
-        _merged(trie, np.sort(np.asarray(sids, trie.layout.dtype))), trie.layout, allow_shared
-    )
+    dtype = trie.layout.dtype
+    gone = np.empty(0, dtype) if removed is None else np.sort(np.asarray(removed, dtype))
+    chunks = _merged(trie, np.sort(np.asarray(sids, dtype)), gone)
+    return build_trie(chunks, trie.layout, allow_shared)
 
 
-def _merged(trie: Trie, added: np.ndarray) -> Iterator[np.ndarray]:
+def _merged(trie: Trie, added: np.ndarray, removed: np.ndarray) -> Iterator[np.ndarray]:
     """Yields the SIDs of all rows, old and new, ascending, in chunks of about `CHUNK_SIDS`."""
     for first in range(0, trie.num_leaves, CHUNK_SIDS):
         stop = min(trie.num_leaves, first + CHUNK_SIDS)
         begin, end = trie.leaf_rows(np.arange(first, stop))
         old = np.repeat(trie.leaf_sids(first, stop), end - begin)
+        inside = np.searchsorted(removed, old[-1], "right")
+        kept = _without(old, removed[:inside], trie.layout)
+        removed = removed[inside:]
         take = len(added) if stop == trie.num_leaves else np.searchsorted(added, old[-1], "right")
-        yield np.sort(np.concatenate([old, added[:take]]), kind="stable")
+        yield np.sort(np.concatenate([kept, added[:take]]), kind="stable")
         added = added[take:]
+    _without(np.empty(0, trie.layout.dtype), removed, trie.layout)
     yield added
+
+
+def _without(ascending: np.ndarray, removed: np.ndarray, layout: SidLayout) -> np.ndarray:
+    """Takes one occurrence of each of some ascending SIDs out of others."""
+    if not len(removed):
+        return ascending
+    number = np.arange(len(removed)) - np.searchsorted(removed, removed)
+    position = np.searchsorted(ascending, removed) + number
+    there = position < len(ascending)
+    there[there] = ascending[position[there]] == removed[there]
+    if not there.all():
+        sid = removed[~there][0]
+        codes, suffix = layout.unpack(np.array([sid]))
+        raise ValueError(
+            f"SID {sid} ({format_codes(codes[0], int(suffix[0]))}) cannot be removed: the trie has "
+            f"no such row left"
+        )
+    return np.delete(ascending, position)
 
 
 def _build_one(sids: np.ndarray, layout: SidLayout, allow_shared: bool) -> Trie:

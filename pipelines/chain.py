@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -16,6 +17,7 @@ from pipelines.catalog_input import CatalogInput
 from pipelines.counting import count_rows, reject_counts, source_counts
 from pipelines.definitions import (
     define_assign,
+    define_compact,
     define_fit,
     define_index,
     define_place,
@@ -29,24 +31,32 @@ from pipelines.generation import (
     build_manifest,
     carry_metrics,
     link_tables,
+    release_before,
     table_paths,
 )
 from pipelines.id_space import IdSpace
 from pipelines.job import Job
 from pipelines.pieces import settle_pieces
+from pipelines.published_tables import index_parts
 from pipelines.root import Published
 from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from semid_transforms import files
 from semid_transforms.catalog import has_categories
+from semid_transforms.compaction import CompactEmbeddings, plan_buckets
+from semid_transforms.drift import measure_drift
 from semid_transforms.features import FeatureSet
 from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
-from semid_transforms.placing import PlaceItems, ShardPlan
+from semid_transforms.measuring import metrics_bytes
+from semid_transforms.placing import PlaceItems
 from semid_transforms.quantizing import AssignCodes, histogram_length
 from semid_transforms.shard_placement import Identity, Stamp
+from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
 
-_BYTES_PER_ITEM = 256
+_log = logging.getLogger(__name__)
+
+BYTES_PER_ITEM = 256
 """Rough size of a catalog row on disk, only to choose how many shards reading is cut into."""
 
 _REPLAN_FACTOR = 2
@@ -63,7 +73,9 @@ class Chain:
         parent: Published,
         catalog: CatalogInput,
         space: IdSpace,
+        command: Literal["tokenize", "backfill"] = "tokenize",
     ):
+        self._command = command
         self._job = job
         self._settings = job.settings
         self._run = run
@@ -76,6 +88,10 @@ class Chain:
         self._config = {**job.settings.to_json(), "quantizer": space.quantizer}
         # What IDs grow on: nothing at the beginning of an ID space.
         self._ground = parent if space.leaves is None else Published(None, None, parent.token)
+        self._release_before = ""
+        if command == "tokenize":
+            release_after = job.settings.job.collisions.release_after
+            self._release_before = release_before(run.generation, release_after)
 
     def read(self) -> dict[str, Any]:
         """Reads, validates, deduplicates, compares with the parent."""
@@ -95,10 +111,10 @@ class Chain:
                 self._num_item_shards(),
                 run,
                 self._space.leaving,
+                self._release_before,
             ),
         )
-        for path in files.list_files(run.scratch("read", "rejects")):
-            files.copy(path, run.output("rejects", files.base_name(path)))
+        self.keep_rejects()
         counts = source_counts(self._reader, run)
         return {
             "sources": {source: count.to_json() for source, count in counts.items()},
@@ -107,20 +123,47 @@ class Chain:
             "retired": count_rows(files.list_files(run.scratch("read", "retired"))),
         }
 
+    def keep_rejects(self) -> None:
+        """Puts the rows that the read link rejected into the generation."""
+        for path in files.list_files(self._run.scratch("read", "rejects")):
+            files.copy(path, self._run.output("rejects", files.base_name(path)))
+
     def embed(self, read: dict[str, Any]) -> dict[str, Any]:
         """Embeds what is new or changed; carries the parent's embeddings over.
 
         In a new ID space every item gets a new row; embeddings of the same encoder are copied.
         """
         run = self._run
-        carried = self._ground_paths("embeddings")
+        self._carry_embeddings(read)
         published = self._parent_paths("embeddings") if self._space.same_encoder else []
-        for path in carried:
-            files.copy(path, run.output("embeddings", files.base_name(path)))
         if not read["changed"]:
             return {"parts": [], "counters": {}}
         job = self._job
         return embed_changed(job, run, self._catalog, read["changed"], published, self._sid_type)
+
+    def _carry_embeddings(self, read: dict[str, Any]) -> None:
+        """Links the parent's embeddings, or rewrites them when too many are stale."""
+        run, ground, config = self._run, self._ground, self._settings.job
+        buckets = None
+        if self._command == "tokenize" and ground.manifest and ground.generation:
+            live = sum(counts["live"] for counts in read["sources"].values())
+            buckets = plan_buckets(
+                ground.manifest.table("embeddings"),
+                self._job.root.folder(ground.generation),
+                config.encoder.rows_per_part,
+                live - read["changed"],
+                config.shards.max_stale_share,
+            )
+        if buckets is None:
+            for path in self._ground_paths("embeddings"):
+                files.copy(path, run.output("embeddings", files.base_name(path)))
+            return
+        _log.info("embed    rewriting stored embeddings in %d parts", len(buckets))
+        folder = run.output("embeddings")
+        compact = CompactEmbeddings(tuple(buckets), folder, self._num_item_shards())
+        catalog = files.list_files(run.output("catalog"), ".parquet")
+        changed = files.list_files(run.scratch("read", "changed"), ".parquet")
+        run_pipeline(self._job.beam, lambda root: define_compact(root, catalog, changed, compact))
 
     def fit(self) -> dict[str, Any]:
         """Takes the ID space's tokenizer, or one that `semid fit` made for this root, or fits one.
@@ -187,16 +230,8 @@ class Chain:
         if not replan and not embed["parts"]:
             assert manifest is not None
             return {"shards": manifest.shards, "replanned": False}
-        histogram_path = run.scratch("assign", "histogram.parquet")
         files.remove_tree(run.scratch("assign"))
-        assign = AssignCodes(
-            embeddings_folder=run.output("embeddings"),
-            origin_folder=run.scratch("origin"),
-            codes_folder=run.scratch("assign", "codes"),
-            histogram_path=histogram_path,
-            tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
-            layout=layout,
-        )
+        assign = self.assign_codes(fit["tokenizer_id"])
         parent_items = self._ground_paths("items") if replan else []
         run_pipeline(
             self._job.beam,
@@ -205,8 +240,20 @@ class Chain:
         if not replan:
             assert manifest is not None
             return {"shards": manifest.shards, "replanned": False}
-        shards = _plan_shards(histogram_path, layout, math.ceil(live / per_shard))
+        shards = _plan_shards(assign.histogram_path, layout, math.ceil(live / per_shard))
         return {"shards": shards, "replanned": True}
+
+    def assign_codes(self, tokenizer_id: str) -> AssignCodes:
+        """Returns how this run quantizes."""
+        run = self._run
+        return AssignCodes(
+            embeddings_folder=run.output("embeddings"),
+            origin_folder=run.scratch("origin"),
+            codes_folder=run.scratch("assign", "codes"),
+            histogram_path=run.scratch("assign", "histogram.parquet"),
+            tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
+            layout=self._layout,
+        )
 
     def place(
         self,
@@ -226,10 +273,11 @@ class Chain:
         everything = assign["replanned"] or (
             manifest is not None and manifest.config["ngrams"] != self._config["ngrams"]
         )
-        if embed["parts"] or read["retired"] or everything:
-            features = FeatureSet(self._settings.features, spm_path)
-            place = self._place_items(tokenizer_id, assign["shards"], features)
-            rewrite = range(len(assign["shards"])) if everything else ()
+        features = FeatureSet(self._settings.features, spm_path)
+        place = self.place_items(tokenizer_id, assign["shards"], features)
+        rewrite = range(len(assign["shards"])) if everything else shards_to_rewrite(place.plan)
+        counters = {}
+        if embed["parts"] or read["retired"] or rewrite:
             counters = run_pipeline(
                 self._job.beam,
                 lambda root: define_place(
@@ -240,13 +288,12 @@ class Chain:
                     place,
                 ),
             )
-        else:
-            counters = {}
         written = [files.base_name(path) for path in files.list_files(run.output("items"))]
         if not everything:
             for table in ("items", "reserved"):
                 for path in self._ground_paths(table):
-                    if (name := files.base_name(path)) not in written:
+                    name = files.base_name(path)
+                    if name not in written and not is_delta(name):
                         files.copy(path, run.output(table, name))
         return {
             "shards": assign["shards"],
@@ -289,10 +336,19 @@ class Chain:
             num_shards=self._num_item_shards(),
         )
         shared = self._settings.job.collisions.policy == "none"
-        features = FeatureSet(self._settings.features, self._spm_path())
+        features = FeatureSet(self._settings.features, self.spm_path())
         index = IndexItems(paths, self._layout, features, shared, labelling, self._space.leaves)
         run_pipeline(self._job.beam, lambda root: define_index(root, index))
+        metrics = json.loads(files.read_bytes(run.output("metrics.json")))
+        metrics["drift"] = self.measure_drift(fit["tokenizer_id"])
+        files.write_bytes(run.output("metrics.json"), metrics_bytes(metrics))
         return {"rebuilt": True}
+
+    def measure_drift(self, tokenizer_id: str) -> dict[str, Any] | None:
+        """Compares what was new to this run with what the tokenizer was fitted on."""
+        coded = files.list_files(self._run.scratch("assign", "codes"), ".parquet")
+        folder = self._job.root.tokenizer_folder(tokenizer_id)
+        return measure_drift(coded, folder, self._settings.job.drift)
 
     def publish(self, results: dict[str, dict[str, Any]]) -> Outcome:
         """Writes the manifest and swaps CURRENT."""
@@ -308,42 +364,37 @@ class Chain:
                 template=settings.template_fingerprint,
                 tokenizer=results["fit"]["tokenizer_id"],
                 layout=self._layout.to_json(),
-                spm=None if (spm := self._spm_path()) is None else files.sha256(spm),
+                spm=None if (spm := self.spm_path()) is None else files.sha256(spm),
             ),
             self._catalog.encoder,
             self._config,
+            self._command,
         )
         files.remove_leftovers(run.generation_folder)
         run.check_held()
         self._job.root.publish(manifest, self._parent)
         run.discard()
-        for fitted in kept_runs(self._job.root, {"command": "fit", **self._same_encoder()}):
+        fits = {"command": "fit", **self._same_encoder()}
+        for fitted in kept_runs(self._job.root, fits) if self._command == "tokenize" else ():
             with claim_run(self._job.root, fitted.key) as idle:
                 if idle:
                     fitted.discard()  # what it embedded is published now
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         return Outcome(manifest, metrics, results)
 
-    def _place_items(
+    def place_items(
         self, tokenizer_id: str, shards: Sequence[int], features: FeatureSet
     ) -> PlaceItems:
-        run, manifest = self._run, self._ground.manifest
+        """Returns how this run gives items their IDs."""
+        run, ground = self._run, self._ground
         collisions = self._settings.job.collisions
-        parent_folder = None
-        if self._ground.generation is not None:
-            parent_folder = self._job.root.folder(self._ground.generation)
-        plan = ShardPlan(
-            starts=tuple(shards),
-            parent_starts=tuple(manifest.shards) if manifest else (),
-            parent_folder=parent_folder,
-            parent_parts=frozenset(
-                file.path
-                for table in ("items", "reserved")
-                for file in (manifest.table(table) if manifest else ())
-            ),
-        )
+        index = None
+        if ground.generation is not None and ground.manifest is not None:
+            index = index_parts(
+                self._job.root, ground.generation, ground.manifest, self._release_before
+            )
         return PlaceItems(
-            plan=plan,
+            plan=ShardPlan(tuple(shards), index),
             identity=Identity(
                 self._layout,
                 collisions.policy,
@@ -356,7 +407,7 @@ class Chain:
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
         )
 
-    def _spm_path(self) -> str | None:
+    def spm_path(self) -> str | None:
         """Path of the generation's pieces, None without an `spm` feature."""
         path = self._run.output(*SPM_FILE.split("/"))
         return path if files.exists(path) else None
@@ -397,7 +448,7 @@ class Chain:
     def _num_item_shards(self) -> int:
         catalog_bytes = sum(source.bytes for source in self._reader.sources)
         known = self._parent.manifest.counts["items"] if self._parent.manifest else 0
-        rows = max(known, catalog_bytes // _BYTES_PER_ITEM)
+        rows = max(known, catalog_bytes // BYTES_PER_ITEM)
         return max(1, math.ceil(rows / self._settings.job.shards.rows_per_shard))
 
 

@@ -16,6 +16,7 @@ from pipelines.errors import CommandError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.job import Job
+    from pipelines.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +88,14 @@ def _build_parser() -> argparse.ArgumentParser:
         "published one)",
     )
 
+    growing = add(
+        "backfill",
+        _backfill,
+        "add new or changed rows to the published generation; all other items stay",
+        beam=True,
+    )
+    _add_job_arguments(growing)
+
     fitting = add("fit", _fit, "fit a tokenizer without publishing IDs", beam=True)
     _add_job_arguments(fitting)
     fitting.add_argument(
@@ -131,6 +140,24 @@ def _build_parser() -> argparse.ArgumentParser:
     store.add_argument(
         "--all", action="store_true", help="write every item again, as to an emptied online store"
     )
+
+    cleaning = add("gc", _gc, "remove generations, runs and tokenizers that nothing needs")
+    cleaning.add_argument("--root", required=True)
+    cleaning.add_argument(
+        "--keep",
+        type=int,
+        required=True,
+        metavar="N",
+        help="generations to keep: the published one and the N - 1 before it",
+    )
+    cleaning.add_argument(
+        "--stale-hours",
+        type=float,
+        default=24.0,
+        metavar="H",
+        help="hours after which a run that nobody works on counts as abandoned (default 24)",
+    )
+    cleaning.add_argument("--dry-run", action="store_true", help="only say what would go")
 
     first = add("quickstart", _quickstart, "try everything on a small generated catalog", beam=True)
     first.add_argument(
@@ -198,7 +225,9 @@ def _timestamp(text: str) -> datetime.datetime:
     return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
 
 
-def _job(options: argparse.Namespace, beam_arguments: list[str]) -> Job:
+def _job(
+    options: argparse.Namespace, beam_arguments: list[str], settings: Settings | None = None
+) -> Job:
     from pipelines.beam_options import build_options
     from pipelines.job import Job
     from pipelines.root import Root
@@ -207,7 +236,7 @@ def _job(options: argparse.Namespace, beam_arguments: list[str]) -> Job:
     return Job(
         catalog=tuple(options.catalog),
         root=Root(options.root),
-        settings=load_settings(options.config),
+        settings=settings or load_settings(options.config),
         beam=build_options(beam_arguments),
         as_of=options.as_of,
         tokenizer=getattr(options, "tokenizer", None),
@@ -222,6 +251,21 @@ def _tokenize(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     job = _job(options, beam_arguments)
     outcome = tokenize(job)
     _print(options, outcome_json(job.root, outcome), lambda: outcome_text(job.root, outcome))
+    return 0
+
+
+def _backfill(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from pipelines.backfill import NothingToDo, backfill, backfill_settings
+    from pipelines.root import Root
+    from pipelines.summary import nothing_json, nothing_text, outcome_json, outcome_text
+
+    _, manifest = Root(options.root).require_published()
+    job = _job(options, beam_arguments, backfill_settings(manifest, options.config))
+    outcome = backfill(job)
+    if isinstance(outcome, NothingToDo):
+        _print(options, nothing_json(job.root, outcome), lambda: nothing_text(job.root, outcome))
+    else:
+        _print(options, outcome_json(job.root, outcome), lambda: outcome_text(job.root, outcome))
     return 0
 
 
@@ -338,6 +382,20 @@ def _feast(options: argparse.Namespace, _: list[str]) -> int:
 
     outcome = sync_feature_store(Root(options.root), options.repo, options.item, options.all)
     _print(options, feast_json(outcome), lambda: feast_text(options.repo, outcome))
+    return 0
+
+
+def _gc(options: argparse.Namespace, _: list[str]) -> int:
+    from pipelines.garbage import find_garbage, garbage_text, remove_garbage
+    from pipelines.root import Root
+
+    root = Root(options.root)
+    garbage = find_garbage(root, options.keep, options.stale_hours)
+    removed = not options.dry_run
+    if removed:
+        garbage = remove_garbage(root, garbage)
+    said = {"root": root.path, "dry_run": options.dry_run, **garbage.to_json()}
+    _print(options, said, lambda: garbage_text(root, garbage, removed))
     return 0
 
 

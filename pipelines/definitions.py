@@ -11,10 +11,14 @@ from models.sid import SidLayout
 from pipelines.runs import Run
 from schemas.tables import REJECTS, SOURCE_COUNTS
 from semid_transforms.collecting import CollectVectors, key_by_text
+from semid_transforms.compaction import CompactEmbeddings
+from semid_transforms.delta_indexing import IndexDelta
+from semid_transforms.delta_placing import PlaceDelta
 from semid_transforms.diffing import DiffItems, Leaving
 from semid_transforms.embedding import EmbedTexts
 from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems
+from semid_transforms.lookup import DropRows, FindRows
 from semid_transforms.parent import ReadParent
 from semid_transforms.pieces import LearnPieces, PieceInputs
 from semid_transforms.placing import PlaceItems
@@ -31,16 +35,22 @@ def define_read(
     num_shards: int,
     run: Run,
     leaving: Leaving | None = None,
+    release_before: str = "",
+    catalog_folder: str | None = None,
 ) -> None:
-    """Reads, validates and deduplicates the catalog and compares it with the parent generation."""
+    """Reads, validates and deduplicates the catalog and compares it with the parent generation.
+
+    The catalog goes into the generation, or into `catalog_folder`.
+    """
     catalog = root | "ReadCatalog" >> ReadCatalog(reader)
-    parent = _each(root, "Parent", parent_paths) | "ReadParent" >> ReadParent(layout)
+    owned = ReadParent(layout, release_before)
+    parent = _each(root, "Parent", parent_paths) | "ReadParent" >> owned
     (
         {"parsed": catalog.parsed, "parent": parent}
         | "DiffItems"
         >> DiffItems(
             folder=run.scratch("read"),
-            catalog_folder=run.output("catalog"),
+            catalog_folder=catalog_folder or run.output("catalog"),
             num_shards=num_shards,
             sid_type=pa.from_numpy_dtype(layout.dtype),
             leaving=leaving,
@@ -85,6 +95,19 @@ def define_collect(
     )
 
 
+def define_compact(
+    root: beam.Pipeline,
+    catalog_paths: Sequence[str],
+    changed_paths: Sequence[str],
+    compact: CompactEmbeddings,
+) -> None:
+    """Rewrites the parent's embeddings without those that no live item needs."""
+    (
+        (_each(root, "Catalog", catalog_paths), _each(root, "Renewed", changed_paths))
+        | "CompactEmbeddings" >> compact
+    )
+
+
 def define_fit(root: beam.Pipeline, embedding_paths: Sequence[str], fit: FitTokenizer) -> None:
     """Fits a tokenizer on a sample of the embeddings."""
     root | "Sample" >> beam.Create([list(embedding_paths)]) | "FitTokenizer" >> fit
@@ -124,6 +147,36 @@ def define_place(
         retired | "RetireItems" >> beam.Map(retired_rows).with_output_types(pa.RecordBatch),
     ) | "FlattenChanges" >> beam.Flatten()
     (changes, forced) | "PlaceItems" >> place
+
+
+def define_find(
+    root: beam.Pipeline, parts: Sequence[str], find: FindRows, found: WriteTable
+) -> None:
+    """Finds what a published table has of a few items."""
+    _each(root, "Parts", parts) | "FindRows" >> find | "WriteFound" >> found
+
+
+def define_place_delta(root: beam.Pipeline, coded_paths: Sequence[str], place: PlaceDelta) -> None:
+    """Gives a few changed items their IDs beside a generation that stays."""
+    _each(root, "Coded", coded_paths) | "ReadCoded" >> ReadTables() | "PlaceDelta" >> place
+
+
+def define_carry(
+    root: beam.Pipeline, parts: Sequence[tuple[str, str]], drop: DropRows, dropped: WriteTable
+) -> None:
+    """Carries the parts of one table over without the rows that a delta part replaces."""
+    (
+        root
+        | "Parts" >> beam.Create(list(parts)).with_output_types(tuple[str, str])
+        | "SpreadParts" >> beam.Reshuffle()
+        | "DropRows" >> drop
+        | "WriteDropped" >> dropped
+    )
+
+
+def define_index_delta(root: beam.Pipeline, index: IndexDelta) -> None:
+    """Brings trie, nodes and n-gram vocabulary up to a few more and fewer items."""
+    root | "IndexDelta" >> index
 
 
 def define_index(root: beam.Pipeline, index: IndexItems) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from models.sid import SidLayout
 from pipelines.root import Published, Root
@@ -16,6 +16,7 @@ from schemas.rejects import SourceCounts
 from schemas.tables import Change
 from semid_transforms import files
 from semid_transforms.measuring import metrics_bytes
+from semid_transforms.shard_plan import is_delta
 
 TABLES = ("items", "reserved", "nodes", "ngrams", "embeddings", "catalog", "rejects", "changes")
 """Parquet tables of a generation; `metrics.json` and, where codes have levels,
@@ -42,11 +43,28 @@ class Outcome:
 
 
 def table_paths(root: Root, published: Published, table: str) -> list[str]:
-    """Returns the paths of a table's parts in a published generation; [] without one."""
+    """Returns the paths of a table's parts in a published generation; [] without one.
+
+    Parts that backfills appended come last, in their order.
+    """
     if published.manifest is None or published.generation is None:
         return []
     folder = root.folder(published.generation)
-    return [files.join(folder, file.path) for file in published.manifest.table(table)]
+    parts = sorted(published.manifest.table(table), key=lambda part: is_delta(part.path))
+    return [files.join(folder, file.path) for file in parts]
+
+
+def release_before(generation: str, release_after: int | None) -> str:
+    """Returns what the generations of reserved IDs that are kept in a generation sort from.
+
+    Args:
+      generation: id of the one that is built: a running number and a digest.
+      release_after: generations after which an ID is released; None is never.
+    """
+    if release_after is None:
+        return ""
+    kept = int(generation.split("-")[0]) - release_after + 1
+    return f"{kept:06d}" if kept > 0 else ""
 
 
 def link_tables(root: Root, parent: Published, run: Run, tables: Iterable[str]) -> None:
@@ -74,6 +92,7 @@ def build_manifest(
     fingerprints: Fingerprints,
     encoder: dict[str, Any],
     config: dict[str, Any],
+    command: Literal["tokenize", "backfill"] = "tokenize",
 ) -> Manifest:
     """Describes every file of a complete generation."""
     carried = {}
@@ -103,6 +122,7 @@ def build_manifest(
         config=config,
         shards=results["place"]["shards"],
         files=entries,
+        command=command,
         parent_manifest_sha256=parent.manifest_sha256,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 from models.sid import SidLayout
 from models.tokenizers import check_start
 from pipelines.catalog_input import CatalogInput
-from pipelines.errors import MismatchError, UsageError
+from pipelines.errors import InputRefusedError, MismatchError, UsageError
 from pipelines.fitted_tokenizers import read_tokenizer, resolve_tokenizer
 from pipelines.job import Job
 from pipelines.root import Published
@@ -20,6 +20,7 @@ from pipelines.settings import Settings, check_features, require_levels
 from schemas.config import canonical_json, fingerprint
 from schemas.manifest import Manifest
 from semid_transforms.diffing import Leaving
+from semid_transforms.reading import has_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,7 @@ def open_space(job: Job, catalog: CatalogInput, parent: Published) -> IdSpace:
       MismatchError: encoder, text template or tokenizer settings are not those of the space; the
         message names both sides.
       UsageError: there is no such tokenizer, or a feature does not fit its codes.
+      InputRefusedError: the encoder cannot be that of the space, for the catalog has no row.
     """
     settings, published = job.settings, parent.manifest
     asked = None
@@ -217,6 +219,11 @@ def _differences(settings: Settings, catalog: CatalogInput, basis: _Basis) -> li
 
 
 def _content_differences(settings: Settings, catalog: CatalogInput, basis: _Basis) -> list[str]:
+    if catalog.encoder["fingerprint"] != basis.encoder and not has_rows(catalog.reader):
+        number = len(catalog.reader.sources)  # no row says what its embeddings would be
+        raise InputRefusedError(
+            f"no usable item: 0 rows read from {number} file{'s' * (number != 1)}"
+        )
     pairs = [("encoder", catalog.encoder["fingerprint"], basis.encoder)]
     if catalog.embeds_text:  # a template makes nothing where embeddings replace text
         pairs.append(("text template", settings.template_fingerprint, basis.template))

@@ -74,7 +74,7 @@ def check_labels(
 
 def check_nodes(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
     """The node table is that of the trie."""
-    nodes = tables.read("nodes")
+    nodes = tables.read_nodes()
     if not nodes.num_columns:
         yield "there are none"
         return
@@ -108,6 +108,7 @@ def check_vocabulary(tables: PublishedTables, items: pa.Table) -> Iterator[str |
         name = value["name"]
         rows = ngrams.filter(pc.equal(ngrams["feature"], name))
         stored = rows.group_by("id").aggregate([("item_count", "sum")]).sort_by("id")
+        stored = stored.filter(pc.not_equal(stored["item_count_sum"], 0))
         ids, counts = np.unique(pc.list_flatten(items[name]).to_numpy(), return_counts=True)
         if not (
             np.array_equal(stored["id"].to_numpy(), ids)

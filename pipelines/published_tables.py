@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +19,7 @@ from pipelines.settings import parse_feature
 from schemas.manifest import Manifest
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
+from semid_transforms.shard_plan import PartIndex, is_delta
 
 TRIE = "trie/trie.safetensors"
 NO_TRIE = "no trie and no nodes: the codes come from parallel codebooks, which have no prefixes"
@@ -48,8 +49,9 @@ class PublishedTables:
         return files.join(self.root.folder(self.generation), *name.split("/"))
 
     def paths(self, table: str) -> list[str]:
-        """Paths of a table's parts, in order."""
-        return [self.path(part.path) for part in self.manifest.table(table)]
+        """Paths of a table's parts, in order; those that backfills appended last."""
+        parts = sorted(self.manifest.table(table), key=lambda part: is_delta(part.path))
+        return [self.path(part.path) for part in parts]
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """Reads a whole table; one without columns when it has no part."""
@@ -63,6 +65,23 @@ class PublishedTables:
         learned = self.manifest.fingerprints.spm is not None
         return FeatureSet(features, self.path(SPM_FILE) if learned else None)
 
+    def read_items(self, columns: list[str] | None = None) -> pa.Table:
+        """Reads `items` in row order: row i is leaf i of the trie.
+
+        Every part is in that order by itself; parts that backfills appended are merged in.
+        """
+        items = self.read("items", columns)
+        if any(is_delta(part.path) for part in self.manifest.table("items")):
+            items = items.sort_by([("sid", "ascending"), ("item_id", "ascending")])
+        return items.combine_chunks()
+
+    def read_nodes(self) -> pa.Table:
+        """Reads `nodes` in trie order, with what backfills added to each node summed up."""
+        nodes = self.read("nodes")
+        if not any(is_delta(part.path) for part in self.manifest.table("nodes")):
+            return nodes
+        return sum_nodes(nodes)
+
     def read_trie(self) -> Trie:
         """Opens the trie, memory-mapped; a remote one is copied first.
 
@@ -72,12 +91,42 @@ class PublishedTables:
         if not self.layout.hierarchical:
             raise UsageError(f"generation {self.generation} has {NO_TRIE}")
         path = self.path(TRIE)
-        if files.is_local(path):
-            return read_trie(path)
-        with tempfile.NamedTemporaryFile(suffix=".safetensors") as local:
-            local.write(files.read_bytes(path))
-            local.flush()
-            return read_trie(local.name)
+        with files.local_copy(path) as local:
+            return read_trie(local)  # mapped by now: it outlives the name
+
+
+def sum_nodes(nodes: pa.Table) -> pa.Table:
+    """Sums `nodes` rows of one node up; parts that backfills appended come last.
+
+    Returns:
+      One row per node that has items, in trie order; label and exemplar are those of its first row.
+    """
+    depth, prefix = nodes["depth"].to_numpy(), nodes["prefix"].to_numpy()
+    order = np.lexsort((prefix, depth))
+    depth, prefix = depth[order], prefix[order]
+    begins = np.append(True, (depth[1:] != depth[:-1]) | (prefix[1:] != prefix[:-1]))
+    starts = np.flatnonzero(begins[: len(order)])
+    counts = pa.array(np.add.reduceat(nodes["item_count"].to_numpy()[order], starts))
+    column = nodes.schema.get_field_index("item_count")
+    summed = nodes.take(pa.array(order[starts])).set_column(
+        column, nodes.schema.field(column), counts
+    )
+    return summed.filter(pc.greater(summed["item_count"], 0)).combine_chunks()
+
+
+def index_parts(
+    root: Root, generation: str, manifest: Manifest, release_before: str = ""
+) -> PartIndex:
+    """Finds out which parts of a generation's `items` and `reserved` hold which SIDs.
+
+    Args:
+      root: where it is.
+      generation: its id.
+      manifest: its manifest.
+      release_before: IDs reserved in generations that sort before it count as free.
+    """
+    paths = [part.path for table in ("items", "reserved") for part in manifest.table(table)]
+    return PartIndex.of(root.folder(generation), manifest.shards, paths, release_before)
 
 
 def repeated(values: pa.ChunkedArray) -> list[Any]:

@@ -89,16 +89,28 @@ def load_settings(path: str | None) -> Settings:
     Raises:
       UsageError: the file cannot be read, or a key or value is bad; the message names each.
     """
-    value: Any = {}
-    if path is not None:
-        try:
-            value = yaml.safe_load(files.read_bytes(path).decode()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UsageError(f"--config {path}: {error}") from error
+    value = read_config(path) if path is not None else {}
     try:
         return parse_settings(value)
     except ValueError as error:
         raise UsageError(f"{f'--config {path}: ' if path else ''}{error}") from error
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Reads a YAML configuration without judging its keys.
+
+    Raises:
+      UsageError: the file cannot be read, or is no mapping of sections.
+    """
+    try:
+        value: Any = yaml.safe_load(files.read_bytes(path).decode()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path}: {error}") from error
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"--config {path}: the configuration must be a mapping of sections, got {value!r:.80}"
+        )
+    return dict(value)
 
 
 def parse_settings(value: Any) -> Settings:

@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 
 from models.sid import SidLayout, format_codes, parse_codes
 from pipelines.errors import UsageError
-from pipelines.published_tables import NO_TRIE, PublishedTables
+from pipelines.published_tables import NO_TRIE, PublishedTables, index_parts, sum_nodes
 from pipelines.root import Root
 from pipelines.tag_prediction import predict_tags
 from schemas.arrays import matrix_from_list
 from semid_transforms import files
-from semid_transforms.placing import ShardPlan, read_range
 
 _COLUMNS = pa.schema(
     [("item_id", pa.string()), ("placement", pa.string()), ("quantization_error", pa.float32())]
@@ -31,10 +30,9 @@ class View(PublishedTables):
     def items_in(self, first: int, last: int) -> pa.RecordBatch:
         """Returns the items with SIDs in an inclusive range, in SID order."""
         sid = pa.field("sid", pa.from_numpy_dtype(self.layout.dtype))
-        plan = ShardPlan(tuple(self.manifest.shards))
-        shards = plan.shard_of(np.array([first, last], np.uint64))
-        paths = self.paths("items")[int(shards[0]) : int(shards[1]) + 1]
-        return read_range(paths, (first, last), pa.schema([sid, *_COLUMNS]))
+        index = index_parts(self.root, self.generation, self.manifest)
+        rows = index.read_items((first, last), pa.schema([sid, *_COLUMNS]))
+        return rows.take(pc.sort_indices(rows, [("sid", "ascending"), ("item_id", "ascending")]))
 
     def reserved_where(self, column: str, value: str | int) -> Iterator[dict[str, Any]]:
         """Yields the reserved rows that have a value in a column."""
@@ -266,13 +264,14 @@ def _children(view: View, codes: Sequence[int], limit: int) -> list[dict[str, An
     depth = len(codes) + 1
     if depth > view.layout.num_levels:
         return []
-    rows = []
+    tables: list[pa.Table] = []
     for path in view.paths("nodes"):
         nodes = files.read_table(path)
         nodes = nodes.filter(pc.equal(nodes["depth"], depth))
         for level, code in enumerate(codes):
             nodes = nodes.filter(pc.equal(pc.list_element(nodes["codes"], level), code))
-        rows += nodes.to_pylist()
+        tables.append(nodes)
+    rows = sum_nodes(pa.concat_tables(tables)).to_pylist() if tables else []
     rows.sort(key=lambda row: (-row["item_count"], row["codes"]))
     titles = view.titles([row["exemplar_item_id"] for row in rows[:limit]])
     return [
@@ -297,13 +296,14 @@ def _labels(view: View, prefixes: Sequence[Sequence[int]]) -> dict[tuple[int, ..
             first, _ = layout.prefix_range(codes)
             packed = int(layout.prefixes(np.array([first], np.uint64), len(codes))[0])
             wanted[len(codes), packed] = tuple(codes)
-    found = {}
+    found: dict[tuple[int, ...], str | None] = {}
     for path in view.paths("nodes"):
         nodes = files.read_table(path, ["depth", "prefix", "label"])
         keep = pc.is_in(nodes["prefix"], pa.array([p for _, p in wanted], nodes["prefix"].type))
         for row in nodes.filter(keep).to_pylist():
             if (row["depth"], row["prefix"]) in wanted:
-                found[wanted[row["depth"], row["prefix"]]] = row["label"]
+                codes = wanted[row["depth"], row["prefix"]]
+                found.setdefault(codes, row["label"])  # of several parts the first counts
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from pipelines.backfill import NothingToDo
 from pipelines.checks import table_of_reasons
 from pipelines.feature_store import FeastOutcome
 from pipelines.fit import FitOutcome
@@ -46,7 +47,53 @@ def outcome_text(root: Root, outcome: Outcome) -> str:
         )
     if not links["index"]["rebuilt"]:
         lines.append("  nothing changed: every table is the parent's")
+    lines += drift_lines(outcome.metrics.get("drift"))
+    if manifest.command == "backfill":
+        measured = outcome.metrics["measured_generation"]
+        lines.append(f"  quality as measured in generation {measured}; placements as they are now")
     return "\n".join([*lines, metrics_text(outcome.metrics)])
+
+
+def drift_lines(drift: dict[str, Any] | None) -> list[str]:
+    """Says how far new items are from the fitting sample, and whether to fit again."""
+    if drift is None:
+        return []
+    divergence = " ".join(f"{level['divergence']:.2f}" for level in drift["levels"])
+    lines = [
+        f"  drift       {drift['items']:,} new items: error {_number(drift['error_ratio'])} times "
+        f"that of the {drift['sample_items']:,} fitted on, {drift['far_share']:.1%} of them beyond "
+        f"its 95 % quantile; codes diverge by {divergence} nats"
+    ]
+    lines += [f"  advice      {what}" for what in drift["advice"]]
+    if drift["advice"]:
+        lines.append("  advice      fit again on the whole catalog: semid fit")
+    return lines
+
+
+def nothing_text(root: Root, outcome: NothingToDo) -> str:
+    """Says that a backfill had nothing to publish."""
+    total = outcome.total
+    lines = [
+        f"nothing to do: generation {outcome.generation} under {root.path} has every item given",
+        f"  rows        {total.read:,} read = {total.live:,} live + {total.rejected:,} rejected + "
+        f"{total.duplicate:,} duplicate",
+    ]
+    if outcome.rejects:
+        lines += ["  rejected", table_of_reasons(outcome.rejects)]
+        lines.append(f"  every rejected row is kept in {outcome.rejects_folder}")
+    return "\n".join(lines)
+
+
+def nothing_json(root: Root, outcome: NothingToDo) -> dict[str, Any]:
+    """Returns the same as plain JSON values."""
+    return {
+        "root": root.path,
+        "published": False,
+        "generation": outcome.generation,
+        "rows": outcome.total.to_json(),
+        "rejects": outcome.rejects,
+        "rejects_folder": outcome.rejects_folder,
+    }
 
 
 def outcome_json(root: Root, outcome: Outcome) -> dict[str, Any]:
@@ -54,6 +101,7 @@ def outcome_json(root: Root, outcome: Outcome) -> dict[str, Any]:
     manifest = outcome.manifest
     return {
         "root": root.path,
+        "published": True,
         "generation": manifest.generation,
         "parent": manifest.parent,
         "rows": manifest.total.to_json(),

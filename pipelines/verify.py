@@ -98,7 +98,7 @@ def _run_checks(tables: PublishedTables, verdict: Verdict) -> None:
         _record(verdict, "schemas", 2, check_schemas(tables, layout))
     if verdict.problems:
         return
-    items = tables.read("items")
+    items = tables.read_items()
     _record(verdict, "rows per source", 1, check_sources(tables))
     _record(verdict, "rejects", 1, check_rejects(tables))
     _record(verdict, "items", 2, check_items(tables, items, layout))

@@ -214,11 +214,14 @@ class CollisionConfig:
       policy: `reassign` moves the fewest items to the nearest free codes, `suffix` numbers them,
         `none` lets them share an ID.
       on_change: `keep` an item's ID when its content changes, or `reassign` it.
+      release_after: generations after which the ID of a retired item, or one that an item moved
+        away from, may be given to another; None keeps it reserved for ever.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     policy: Literal["reassign", "suffix", "none"] = "reassign"
     on_change: Literal["keep", "reassign"] = "keep"
+    release_after: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +242,22 @@ class GateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DriftConfig:
+    """How far new items may be from those the tokenizer was fitted on, before a re-fit is advised.
+
+    Attributes:
+      min_items: fewer items than these give no advice.
+      max_error_ratio: mean quantization error of new items over that of the fitting sample.
+      max_code_divergence: most nats by which the use of a level's codes may diverge.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    min_items: Count = 200
+    max_error_ratio: Annotated[float, pydantic.Field(gt=0)] = 1.5
+    max_code_divergence: Annotated[float, pydantic.Field(gt=0)] = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class ShardConfig:
     """How work is cut up. None of it changes a code or an ID.
 
@@ -247,6 +266,8 @@ class ShardConfig:
       batch_bytes: most text bytes per RecordBatch.
       split_bytes: bytes of one read split, where the format allows splitting.
       rows_per_shard: items per shard of the shuffles, and per part of `items/`.
+      max_stale_share: share of stored embeddings that no live item needs, above which a nightly
+        run rewrites the parts that hold them.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
@@ -254,6 +275,7 @@ class ShardConfig:
     batch_bytes: Annotated[int, pydantic.Field(ge=1 << 16, le=1 << 29)] = 8 << 20
     split_bytes: Annotated[int, pydantic.Field(ge=1 << 10)] = 64 << 20
     rows_per_shard: Annotated[int, pydantic.Field(ge=16)] = 250_000
+    max_stale_share: Share = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +298,7 @@ class JobConfig:
         {"name": "prefix_ngram"},
     )
     gates: GateConfig = dataclasses.field(default_factory=GateConfig)
+    drift: DriftConfig = dataclasses.field(default_factory=DriftConfig)
     shards: ShardConfig = dataclasses.field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:

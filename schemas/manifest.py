@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -70,10 +70,11 @@ class Manifest:
       fingerprints: see `Fingerprints`.
       encoder: readable description of the encoder.
       config: the effective configuration.
-      shards: first SID of each part of `items/`, ascending.
+      shards: first SID of each part of `items/` that is not a delta part, ascending.
       files: every file of the generation except this one.
       parent_manifest_sha256: of the parent's manifest. CURRENT vouches for one manifest, and each
         manifest for its parent's, so every generation that is kept can be checked.
+      command: what made it: `tokenize` from a full catalog, or `backfill` from a few rows.
     """
 
     generation: str
@@ -88,6 +89,7 @@ class Manifest:
     shards: list[int]
     files: list[FileEntry]
     parent_manifest_sha256: str | None = None
+    command: Literal["tokenize", "backfill"] = "tokenize"
     schema_version: int = SCHEMA_VERSION
     layout_version: int = LAYOUT_VERSION
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -81,7 +82,32 @@ def diff_items(
     kept = rows.filter(pa.array(first))
     lost = np.flatnonzero(~first & ~same_content)
 
-    parent = _one_row_per_item(parent)
+    parent = one_row_per_item(parent)
+    changed = find_changed(kept, parent, leaving)
+    live_before = parent.filter(parent["retired_generation"].is_null())
+    gone = pc.invert(pc.is_in(live_before["item_id"], value_set=kept["item_id"]))
+    return Diff(
+        catalog=kept.select(CATALOG.names).cast(CATALOG),
+        changed=changed,
+        retired=live_before.filter(gone),
+        rejects=_reject_losers(rows, lost, keeper),
+        counts=_count(rows, first, same_content),
+    )
+
+
+def find_changed(
+    kept: pa.RecordBatch, parent: pa.RecordBatch, leaving: Leaving | None = None
+) -> pa.RecordBatch:
+    """Compares catalog rows with who has which ID.
+
+    Args:
+      kept: the columns that `changed_schema` takes from the catalog, one row per item.
+      parent: `parent_schema`, one row per item: see `one_row_per_item`.
+      leaving: see `diff_items`.
+
+    Returns:
+      `changed_schema`: new items, those that return, and those with other content.
+    """
     previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
     known = previous.is_valid().to_numpy(zero_copy_only=False)
     before = parent.take(previous)
@@ -102,7 +128,7 @@ def diff_items(
     moving = pa.array(changing)
     now, then = kept.filter(moving), before.filter(moving)
     schema = changed_schema(parent.schema.field("sid").type)
-    changed = pa.RecordBatch.from_arrays(
+    return pa.RecordBatch.from_arrays(
         [
             *(now[name] for name in ("item_id", "content_hash", "text", "source", "split", "row")),
             pa.array(change.tolist(), pa.string()),
@@ -111,18 +137,9 @@ def diff_items(
         ],
         schema=schema,
     )
-    live_before = parent.filter(parent["retired_generation"].is_null())
-    gone = pc.invert(pc.is_in(live_before["item_id"], value_set=kept["item_id"]))
-    return Diff(
-        catalog=kept.select(CATALOG.names).cast(CATALOG),
-        changed=changed,
-        retired=live_before.filter(gone),
-        rejects=_reject_losers(rows, lost, keeper),
-        counts=_count(rows, first, same_content),
-    )
 
 
-def _one_row_per_item(parent: pa.RecordBatch) -> pa.RecordBatch:
+def one_row_per_item(parent: pa.RecordBatch) -> pa.RecordBatch:
     """Keeps an item's live row, else the reserved ID it had last.
 
     An item that moved owns the ID it left as well as the one it has.
@@ -214,6 +231,38 @@ def _count(rows: pa.RecordBatch, first: np.ndarray, same_content: np.ndarray) ->
     )
 
 
+CATALOG_GROUP_ROWS = 1 << 13
+"""Rows per row group of `catalog`, small because they are looked up by item id."""
+
+_CATALOG_PART = re.compile(r"part-(\d+)-of-(\d+)\.parquet")
+
+
+def catalog_part(shard: int, num_shards: int) -> str:
+    """File name of a `catalog` part: it says which range of item-id hashes the part holds."""
+    return f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+
+
+def parts_with_items(paths: Sequence[str], hashes: np.ndarray) -> list[str]:
+    """Returns the `catalog` parts that, by their names, can hold item ids with some hashes.
+
+    Args:
+      paths: of parts.
+      hashes: (N,) uint64, `item_hashes` of the ids.
+    """
+    shards: dict[int, set[int]] = {}
+    kept = []
+    for path in paths:
+        named = _CATALOG_PART.fullmatch(files.base_name(path))
+        if named is not None:
+            shard, num_shards = map(int, named.groups())
+            if num_shards not in shards:
+                shards[num_shards] = set(hash_shards(hashes, num_shards).tolist())
+            if shard not in shards[num_shards]:
+                continue
+        kept.append(path)
+    return kept
+
+
 class _RouteByItem(beam.DoFn):
     """Cuts a batch with an `item_id` column by ranges of the id's hash."""
 
@@ -229,10 +278,16 @@ class _DiffShard(beam.DoFn):
     """Runs `diff_items` on a shard and writes its five tables as one part each."""
 
     def __init__(
-        self, folder: str, catalog_folder: str, sid_type: pa.DataType, leaving: Leaving | None
+        self,
+        folder: str,
+        catalog_folder: str,
+        num_shards: int,
+        sid_type: pa.DataType,
+        leaving: Leaving | None,
     ):
         self._folder = folder
         self._catalog_folder = catalog_folder
+        self._num_shards = num_shards
         self._sid_type = sid_type
         self._leaving = leaving
 
@@ -243,8 +298,9 @@ class _DiffShard(beam.DoFn):
             gather(list(sides["parent"]), parent_schema(self._sid_type)),
             self._leaving,
         )
-        part = f"part-{shard:05d}.parquet"
-        files.write_table(files.join(self._catalog_folder, part), CATALOG, [diff.catalog])
+        part = catalog_part(shard, self._num_shards)
+        path = files.join(self._catalog_folder, part)
+        files.write_table(path, CATALOG, [diff.catalog], CATALOG_GROUP_ROWS)
         for name in ("changed", "retired", "rejects", "counts"):
             batch: pa.RecordBatch = getattr(diff, name)
             if batch.num_rows:
@@ -283,6 +339,12 @@ class DiffItems(beam.PTransform):
             | "GroupByItemShard" >> beam.CoGroupByKey()
             | "Diff"
             >> beam.ParDo(
-                _DiffShard(self.folder, self.catalog_folder, self.sid_type, self.leaving)
+                _DiffShard(
+                    self.folder,
+                    self.catalog_folder,
+                    self.num_shards,
+                    self.sid_type,
+                    self.leaving,
+                )
             ).with_output_types(int)
         )

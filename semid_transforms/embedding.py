@@ -21,6 +21,7 @@ from schemas.tables import changed_schema, conform, embedding_schema, origin_sch
 from semid_transforms import files
 from semid_transforms.encoder import SentenceEncoder
 from semid_transforms.hashing import content_shards
+from semid_transforms.lookup import holds_any, row_groups
 from semid_transforms.routing import gather, split_by_shard
 
 
@@ -81,8 +82,8 @@ def prepare_part(rows: pa.RecordBatch, part: str, known: Sequence[str] = ()) -> 
 def find_embeddings(parts: Sequence[str], hashes: pa.Array) -> pa.Array:
     """Looks up embeddings by content hash.
 
-    Reads the hash column of every part (16 bytes a row) and embeddings only of the row groups that
-    hold a wanted one.
+    Parts are sorted by content hash: row groups whose range holds no wanted hash are not read. Of
+    the others the hashes are (16 bytes a row), and embeddings only where a wanted one is.
 
     Args:
       parts: paths of `embedding_schema` files.
@@ -94,11 +95,12 @@ def find_embeddings(parts: Sequence[str], hashes: pa.Array) -> pa.Array:
     found: list[pa.Array] = []
     wanted: list[np.ndarray] = []
     missing = np.ones(len(hashes), bool)
+    may_hold = holds_any(sorted(hashes.to_pylist()))
     for path in parts:
+        if not missing.any():
+            break
         with files.parquet_file(path) as file:
-            for group in range(file.num_row_groups):
-                if not missing.any():
-                    break
+            for group in row_groups(file, "content_hash", may_hold):
                 stored = file.read_row_group(group, columns=["content_hash"])["content_hash"]
                 where = pc.index_in(hashes, value_set=stored.combine_chunks())
                 hit = where.is_valid().to_numpy(zero_copy_only=False) & missing

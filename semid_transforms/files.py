@@ -43,6 +43,11 @@ class SourceFile:
     bytes: int
     version: str
 
+    @property
+    def changed(self) -> float:
+        """When it was last modified, in seconds since 1970."""
+        return float(self.version.split(":")[1])
+
 
 def match(patterns: Sequence[str]) -> list[SourceFile]:
     """Returns the files that match any glob, each once, sorted by path.
@@ -93,6 +98,18 @@ def _is_absence(error: BaseException) -> bool:
     if isinstance(error, BeamIOError):  # holds an error for each path it was asked about
         return any(map(_is_absence, (error.exception_details or {}).values()))
     return isinstance(error, FileNotFoundError) or getattr(error, "code", None) == 404
+
+
+def list_folders(path: str) -> list[str]:
+    """Returns the names of the folders directly inside a folder, sorted; [] without one."""
+    if is_local(path):
+        if not os.path.isdir(path):
+            return []
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    # Object stores have no folders: names of objects tell which there would be.
+    start = path.rstrip("/") + "/"
+    inside = (file.path[len(start) :] for file in _list(f"{start}**"))
+    return sorted({name.split("/")[0] for name in inside if "/" in name})
 
 
 def join(base: str, *parts: str) -> str:
@@ -245,6 +262,18 @@ def atomic_writer(path: str) -> Iterator[BinaryIO]:
                 shutil.copyfileobj(whole, remote, _COPY_BYTES)
 
 
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """Gives a local path of a file that is to be memory-mapped; a remote one is copied first."""
+    if is_local(path):
+        yield path
+        return
+    with open_raw(path) as reader, tempfile.NamedTemporaryFile(suffix=base_name(path)) as local:
+        shutil.copyfileobj(reader, local, _COPY_BYTES)
+        local.flush()
+        yield local.name
+
+
 def write_bytes(path: str, data: bytes) -> None:
     """Writes a whole file atomically."""
     with atomic_writer(path) as file:
@@ -282,6 +311,12 @@ def remove_tree(path: str) -> None:
     # Object stores have no folders: only the objects under the name can be found and deleted.
     if found := _list(path.rstrip("/") + "/**"):
         FileSystems.delete([file.path for file in found])
+
+
+def remove_file(path: str) -> None:
+    """Removes a file; nothing happens when it is not there."""
+    if exists(path):
+        FileSystems.delete([path])
 
 
 def size(path: str) -> int:

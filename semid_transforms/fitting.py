@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from models.alignment import MAX_ROWS, align_codes, renumber
 from models.autoencoder_training import Progress, TrainingInputs
 from models.config import RqvaeConfig
+from models.drift import reference_of
 from models.embedding_stream import EmbeddingStream
 from models.metrics import kept, quality
 from models.quantizer import Quantizer
@@ -27,7 +28,7 @@ from schemas.config import FitConfig
 from semid_transforms import files
 from semid_transforms.fit_checkpoints import FitCheckpoint
 from semid_transforms.fit_progress import report_progress
-from semid_transforms.quantizing import load_tokenizer
+from semid_transforms.quantizing import load_tokenizer, quantization_errors
 from semid_transforms.sampling import choose_sample
 
 _log = logging.getLogger(__name__)
@@ -114,8 +115,9 @@ def fit_tokenizer(
     document: dict[str, Any] = {"origin": dict(origin), "fit": report}
     if previous is not None:
         quantizer, document["previous"] = follow(quantizer, embeddings, previous)
-    rows = embeddings[:_METRICS_ROWS]
-    codes = quantizer.encode(rows)
+    every = quantizer.encode(embeddings)
+    errors = quantization_errors(quantizer, embeddings, every)
+    rows, codes = embeddings[:_METRICS_ROWS], every[:_METRICS_ROWS]
     measured = quality(
         codes,
         quantizer.codebook_sizes,
@@ -124,7 +126,8 @@ def fit_tokenizer(
         category_paths=None if paths is None else paths[:_METRICS_ROWS],
         hierarchical=quantizer.hierarchical,
     )
-    return to_files(quantizer, {**document, "quality": measured})
+    reference = reference_of(every, errors, quantizer.codebook_sizes)
+    return to_files(quantizer, {**document, "quality": measured, "reference": reference})
 
 
 def follow(

@@ -28,7 +28,9 @@ from semid_transforms.shard_placement import (
     routed_schema,
     settle_rows,
     settled_schema,
+    touched_range,
 )
+from semid_transforms.shard_plan import ShardPlan, part_name
 
 CONTESTED = pa.schema(
     [
@@ -48,68 +50,6 @@ LATENTS = pa.schema(
 )
 """The vector a contested row is quantized from. Only contested rows (a tenth to a third of a
 catalog) send theirs through a shuffle; embeddings never do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardPlan:
-    """How the SID space is cut.
-
-    Attributes:
-      starts: first SID of every shard, ascending, the first is 0; shard k writes part k.
-      parent_starts: first SID of every part of the parent generation.
-      parent_folder: the parent generation's folder, None for the first one of an ID space.
-      parent_parts: file names present per table, `items` and `reserved`.
-    """
-
-    starts: tuple[int, ...]
-    parent_starts: tuple[int, ...] = ()
-    parent_folder: str | None = None
-    parent_parts: frozenset[str] = frozenset()
-
-    def shard_of(self, sids: np.ndarray) -> np.ndarray:
-        """Maps (N,) uint64 SIDs to (N,) int64 shards."""
-        starts = np.array(self.starts, np.uint64)
-        return np.searchsorted(starts, sids.astype(np.uint64), side="right") - 1
-
-    def bounds(self, shard: int) -> tuple[int, int]:
-        """Returns the first SID of a shard and the last one it may hold."""
-        last = self.starts[shard + 1] - 1 if shard + 1 < len(self.starts) else (1 << 64) - 1
-        return self.starts[shard], last
-
-    def parent_files(self, table: str, shard: int) -> list[str]:
-        """Returns the parent's parts of a table that can hold SIDs of a shard."""
-        if self.parent_folder is None:
-            return []
-        first, last = self.bounds(shard)
-        ends = (*self.parent_starts[1:], 1 << 64)
-        names = [
-            f"{table}/{part_name(part)}"
-            for part, (start, end) in enumerate(zip(self.parent_starts, ends, strict=True))
-            if start <= last and end > first
-        ]
-        return [files.join(self.parent_folder, n) for n in names if n in self.parent_parts]
-
-
-def part_name(shard: int) -> str:
-    """File name of a shard's part."""
-    return f"part-{shard:05d}.parquet"
-
-
-def read_range(paths: Sequence[str], bounds: tuple[int, int], schema: pa.Schema) -> pa.RecordBatch:
-    """Reads the rows of Parquet files whose `sid` lies in an inclusive range.
-
-    Returns:
-      The columns of `schema`, in file order.
-    """
-    batches = []
-    for path in paths:
-        table = files.read_table(path, schema.names).cast(schema)
-        sids = table["sid"].to_numpy().astype(np.uint64)
-        inside = (sids >= np.uint64(bounds[0])) & (sids <= np.uint64(bounds[1]))
-        if not inside.all():
-            table = table.filter(pa.array(inside))
-        batches.extend(table.combine_chunks().to_batches())
-    return gather(batches, schema)
 
 
 class _RouteBySid(beam.DoFn):
@@ -140,13 +80,12 @@ class _SettleShard(beam.DoFn):
     ) -> Iterator[tuple[str, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
         shard, batches = element
         identity = self._identity
-        sid_only = pa.schema([pa.field("sid", identity.sid_type, nullable=False)])
-        occupied = [
-            read_range(self._plan.parent_files(table, shard), self._plan.bounds(shard), sid_only)
-            for table in ("items", "reserved")
-        ]
-        sids = np.sort(np.concatenate([batch["sid"].to_numpy() for batch in occupied]))
-        rows = settle_rows(list(batches), sids.astype(np.uint64), identity)
+        routed = gather(list(batches), routed_schema(identity.old_type))
+        occupied = np.empty(0, np.uint64)
+        touched = touched_range(routed, identity)
+        if touched is not None and self._plan.parent is not None:
+            occupied = self._plan.parent.read_occupied(touched, identity.sid_type)
+        rows = settle_rows(routed, occupied, identity)
         path = files.join(self._folder, part_name(shard))
         files.write_table(path, settled_schema(identity.old_type), [rows])
         contested = rows.filter(rows["contested"])
@@ -194,6 +133,17 @@ class _FetchLatents(beam.DoFn):
         return split_by_shard(latents, wanted["shard"].to_numpy())
 
 
+def read_settled(
+    folder: str, shard: int, latents: Sequence[pa.RecordBatch], old_type: pa.DataType
+) -> tuple[pa.RecordBatch, np.ndarray]:
+    """Returns a shard's `settled_schema` rows and the latents of the contested ones, in order."""
+    settled = files.read_table(files.join(folder, part_name(shard))).combine_chunks()
+    fetched = gather(latents, LATENTS)
+    order = np.argsort(fetched["index"].to_numpy())
+    rows = gather(settled.to_batches(), settled_schema(old_type))
+    return rows, matrix_from_list(fetched["latent"])[order]
+
+
 class _PlaceShard(beam.DoFn):
     """Runs `place_rows` on a shard and writes its parts."""
 
@@ -220,18 +170,23 @@ class _PlaceShard(beam.DoFn):
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[int]:
         shard, batches = element
         sid_type, old_type = self._identity.sid_type, self._identity.old_type
-        bounds = self._plan.bounds(shard)
+        schemas = {
+            "items": items_schema(sid_type, self._features.names),
+            "reserved": reserved_schema(sid_type),
+            "changes": changes_schema(sid_type, old_type),
+        }
         parent = ParentShard(
-            read_range(self._plan.parent_files("items", shard), bounds, items_schema(sid_type, ())),
-            read_range(
-                self._plan.parent_files("reserved", shard), bounds, reserved_schema(sid_type)
-            ),
+            empty_batch(items_schema(sid_type, ())), empty_batch(schemas["reserved"])
         )
-        settled = files.read_table(files.join(self._settled_folder, part_name(shard)))
-        fetched = gather(list(batches), LATENTS)
-        latents = matrix_from_list(fetched["latent"])[np.argsort(fetched["index"].to_numpy())]
+        if (index := self._plan.parent) is not None:
+            bounds = self._plan.bounds(shard)
+            parent = ParentShard(
+                index.read_items(bounds, items_schema(sid_type, ())),
+                index.read_reserved(bounds, schemas["reserved"]),
+            )
+        rows, latents = read_settled(self._settled_folder, shard, list(batches), old_type)
         placed = place_rows(
-            gather(settled.combine_chunks().to_batches(), settled_schema(old_type)),
+            rows,
             latents,
             parent,
             self._codebooks,
@@ -239,11 +194,6 @@ class _PlaceShard(beam.DoFn):
             self._stamp,
             self._columns,
         )
-        schemas = {
-            "items": items_schema(sid_type, self._features.names),
-            "reserved": reserved_schema(sid_type),
-            "changes": changes_schema(sid_type, old_type),
-        }
         for table, schema in schemas.items():
             batch: pa.RecordBatch = getattr(placed, table)
             if batch.num_rows or table == "items":
@@ -254,31 +204,29 @@ class _PlaceShard(beam.DoFn):
 
 
 @dataclasses.dataclass
-class PlaceItems(beam.PTransform):
-    """Gives coded rows their IDs and writes the `items`, `reserved` and `changes` parts.
+class SettleRows(beam.PTransform):
+    """Sends coded rows to their shards and gathers what the contested ones compete with.
+
+    Takes (coded rows, shards to treat even when nothing in them changed); returns per shard its
+    `LATENTS` batches, an empty one at least. The rows themselves are left in `folders[0]`.
 
     Attributes:
       plan: how the SID space is cut.
       identity: layout and policies.
-      stamp: of the run.
-      features: n-gram columns.
-      folders: of `settled` rows (scratch), of the new generation, and of its embeddings.
+      folders: of `settled` rows (scratch), and of embeddings.
       tokenizer_folder: of the tokenizer.
     """
 
     plan: ShardPlan
     identity: Identity
-    stamp: Stamp
-    features: FeatureSet
-    folders: tuple[str, str, str]
+    folders: tuple[str, str]
     tokenizer_folder: str
 
     def expand(
         self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
-    ) -> beam.PCollection[int]:
-        """Takes (coded rows, shards to write even when nothing in them changed)."""
+    ) -> beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]:
         coded, rewrite = inputs
-        settled_folder, generation_folder, embeddings_folder = self.folders
+        settled_folder, embeddings_folder = self.folders
         routed = coded | "RouteBySid" >> beam.ParDo(
             _RouteBySid(self.plan, self.identity)
         ).with_output_types(tuple[int, pa.RecordBatch])
@@ -306,6 +254,40 @@ class PlaceItems(beam.PTransform):
             (settled.shards, latents)
             | "FlattenLatents" >> beam.Flatten()
             | "GroupLatents" >> beam.GroupByKey()
+        )
+
+
+@dataclasses.dataclass
+class PlaceItems(beam.PTransform):
+    """Gives coded rows their IDs and writes the `items`, `reserved` and `changes` parts.
+
+    Attributes:
+      plan: how the SID space is cut.
+      identity: layout and policies.
+      stamp: of the run.
+      features: n-gram columns.
+      folders: of `settled` rows (scratch), of the new generation, and of its embeddings.
+      tokenizer_folder: of the tokenizer.
+    """
+
+    plan: ShardPlan
+    identity: Identity
+    stamp: Stamp
+    features: FeatureSet
+    folders: tuple[str, str, str]
+    tokenizer_folder: str
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
+    ) -> beam.PCollection[int]:
+        """Takes (coded rows, shards to write even when nothing in them changed)."""
+        settled_folder, generation_folder, embeddings_folder = self.folders
+        settle = SettleRows(
+            self.plan, self.identity, (settled_folder, embeddings_folder), self.tokenizer_folder
+        )
+        return (
+            inputs
+            | "SettleRows" >> settle
             | "Place"
             >> beam.ParDo(
                 _PlaceShard(

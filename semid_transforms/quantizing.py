@@ -71,10 +71,7 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
     """
     embeddings = matrix_from_list(batch["embedding"], quantizer.embedding_dim)
     codes = quantizer.encode(embeddings)
-    error = np.empty(len(codes), np.float32)
-    for start in range(0, len(codes), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        error[block] = np.square(embeddings[block] - quantizer.decode(codes[block])).sum(axis=1)
+    error = quantization_errors(quantizer, embeddings, codes)
     return pa.RecordBatch.from_arrays(
         [
             batch["item_id"],
@@ -89,6 +86,17 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
         ],
         schema=coded_schema(batch.schema.field("sid").type),
     )
+
+
+def quantization_errors(
+    quantizer: Quantizer, embeddings: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Returns (N,) float32 squared distances of (N, D) embeddings to what their codes decode to."""
+    error = np.empty(len(codes), np.float32)
+    for start in range(0, len(codes), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        error[block] = np.square(embeddings[block] - quantizer.decode(codes[block])).sum(axis=1)
+    return error
 
 
 def retired_rows(retired: pa.RecordBatch) -> pa.RecordBatch:

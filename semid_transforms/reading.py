@@ -108,6 +108,21 @@ def open_catalog(
     )
 
 
+def has_rows(reader: CatalogReader) -> bool:
+    """True when a catalog holds at least one row, good or bad; stops at the first.
+
+    Raises:
+      OSError: a file cannot be opened or read; the message names it.
+    """
+    return any(
+        read
+        for split in reader.splits
+        for _, _, read in read_split(
+            split, reader.input, reader.text, reader.shards, reader.embedding
+        )
+    )
+
+
 @beam.typehints.with_output_types(
     pa.RecordBatch, **{REJECTED: pa.RecordBatch, COUNTS: pa.RecordBatch}
 )

@@ -28,7 +28,6 @@ from schemas.tables import (
 )
 from semid_transforms.features import FeatureColumns
 from semid_transforms.hashing import item_hashes
-from semid_transforms.routing import gather
 
 PLACE, PIN, RETIRE, VACATE = "place", "pin", "retire", "vacate"
 """What a shard does with a row: find it an ID, keep the one it has, reserve the ID of an item that
@@ -141,21 +140,41 @@ def _keeps_codes(sids: np.ndarray, base: np.ndarray, identity: Identity) -> np.n
     return sids == base
 
 
-def settle_rows(
-    batches: Sequence[pa.RecordBatch], occupied: np.ndarray, identity: Identity
-) -> pa.RecordBatch:
-    """Joins the rows of a shard and finds those that must compete for their codes.
+def touched_range(rows: pa.RecordBatch, identity: Identity) -> tuple[int, int] | None:
+    """Returns the SIDs, inclusive, among which the rows of a shard can be placed.
+
+    They may spill under their prefix of L-2 codes, and no further.
 
     Args:
-      batches: `routed_schema`.
-      occupied: sorted SIDs of the parent generation in the shard, live and reserved.
+      rows: `routed_schema`.
+      identity: layout and policies.
+
+    Returns:
+      None when every row keeps the ID it has.
+    """
+    layout = identity.layout
+    placing = rows.filter(pc.equal(rows["role"], PLACE))
+    if not placing.num_rows:
+        return None
+    goals = layout.pack(matrix_from_list(placing["base_codes"], layout.num_levels))
+    first, last = int(goals.min()), int(goals.max())
+    below = (1 << layout.shift(max(0, layout.num_levels - 2))) - 1
+    return first & ~below, last | below
+
+
+def settle_rows(rows: pa.RecordBatch, occupied: np.ndarray, identity: Identity) -> pa.RecordBatch:
+    """Finds the rows of a shard that must compete for their codes.
+
+    Args:
+      rows: `routed_schema`.
+      occupied: sorted SIDs of the parent generation, live and reserved, at least those in the
+        rows' `touched_range`.
       identity: layout and policies.
 
     Returns:
       `settled_schema`, sorted by item id and role, so that nothing depends on order of arrival.
     """
     layout = identity.layout
-    rows = gather(batches, routed_schema(identity.old_type))
     keys = [("item_id", "ascending"), ("role", "ascending")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
     if identity.leaves is not None:
@@ -201,15 +220,24 @@ class PlacedShard:
 
 @dataclasses.dataclass(frozen=True)
 class ParentShard:
-    """What the parent generation has in a shard's SID range: `items` and `reserved` rows."""
+    """What the parent generation has in a shard's SID range.
+
+    Attributes:
+      items: rows of `items`, without n-grams.
+      reserved: rows of `reserved`.
+      others: (N,) uint64 SIDs of items, live or retired, whose rows are not at hand because they
+        stay where they are.
+    """
 
     items: pa.RecordBatch
     reserved: pa.RecordBatch
+    others: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.uint64))
 
     @property
     def occupied(self) -> np.ndarray:
         """Sorted uint64 SIDs that belong to an item, live or retired."""
-        return np.sort(np.r_[_numbers(self.items["sid"]), _numbers(self.reserved["sid"])])
+        own = [_numbers(self.items["sid"]), _numbers(self.reserved["sid"])]
+        return np.sort(np.concatenate([*own, self.others]))
 
 
 def place_rows(

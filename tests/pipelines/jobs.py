@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pipelines.backfill import NothingToDo, backfill, overlaid_settings
 from pipelines.beam_options import build_options
 from pipelines.cli import main
 from pipelines.generation import Outcome
@@ -100,6 +101,19 @@ def run(
     return tokenize(Job(patterns, Root(str(root)), settings, build_options(list(beam)), as_of))
 
 
+def add(
+    catalog: str,
+    root: Path,
+    config: dict[str, Any] | None = None,
+    beam: Sequence[str] = (),
+    as_of: datetime.datetime | None = AS_OF,
+) -> Outcome | NothingToDo:
+    """Runs `backfill` in process."""
+    _, manifest = Root(str(root)).require_published()
+    settings = overlaid_settings(manifest, config or {})
+    return backfill(Job((catalog,), Root(str(root)), settings, build_options(list(beam)), as_of))
+
+
 def command(folder: Path, *arguments: str, config: dict[str, Any] | str | None = None) -> int:
     """Runs the command line; a config is written to a file in the folder first."""
     extra: list[str] = []
@@ -127,6 +141,7 @@ def table(root: Path, name: str, generation: str | None = None) -> pa.Table:
 def sids(root: Path, generation: str | None = None) -> dict[str, int]:
     """Returns the SID of every live item."""
     items = table(root, "items", generation)
+    assert len(items) == len(set(items["item_id"].to_pylist()))
     return dict(zip(items["item_id"].to_pylist(), items["sid"].to_pylist(), strict=True))
 
 

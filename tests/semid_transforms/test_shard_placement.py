@@ -7,8 +7,8 @@ import pytest
 from models.ngrams import NgramFeature
 from models.sid import SidLayout
 from schemas.tables import coded_schema, items_schema, reserved_schema
+from semid_transforms import files
 from semid_transforms.features import FeatureColumns
-from semid_transforms.placing import ShardPlan
 from semid_transforms.routing import empty_batch
 from semid_transforms.shard_placement import (
     Identity,
@@ -18,6 +18,7 @@ from semid_transforms.shard_placement import (
     place_rows,
     settle_rows,
 )
+from semid_transforms.shard_plan import PartIndex, ShardPlan, shards_to_rewrite
 
 LAYOUT = SidLayout.fitting((4, 4, 4))
 STAMP = Stamp("000002-b", "t" * 64, datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
@@ -61,7 +62,7 @@ def place(batch, policy="reassign", move=False, parent=None):
     )
     parent = parent or empty
     routed, _ = assign_roles(batch, identity(policy, move))
-    rows = settle_rows([routed], parent.occupied, identity(policy, move))
+    rows = settle_rows(routed, parent.occupied, identity(policy, move))
     contested = rows.filter(rows["contested"])
     base = np.array(contested["base_codes"].to_pylist()).reshape(-1, 3)
     latents = (base @ [100, 10, 1]).astype(np.float32)[:, None]
@@ -177,19 +178,41 @@ def test_suffixes_number_and_sharing_shares():
     assert set(shared.items["sid"].to_pylist()) == {sid(1, 1, 1)}
 
 
-def test_a_plan_sends_every_sid_to_one_shard_and_finds_the_parents_parts():
-    plan = ShardPlan(
-        starts=(0, 100, 200),
-        parent_starts=(0, 150),
-        parent_folder="gen",
-        parent_parts=frozenset({"items/part-00000.parquet", "items/part-00001.parquet"}),
-    )
+def test_a_plan_sends_every_sid_to_one_shard():
+    plan = ShardPlan(starts=(0, 100, 200))
     sids = np.array([0, 99, 100, 199, 200, (1 << 64) - 1], np.uint64)
     assert plan.shard_of(sids).tolist() == [0, 0, 1, 1, 2, 2]
     assert [plan.bounds(n) for n in range(3)] == [(0, 99), (100, 199), (200, (1 << 64) - 1)]
-    parts = [[path[-7 - 2] for path in plan.parent_files("items", n)] for n in range(3)]
-    assert parts == [["0"], ["0", "1"], ["1"]]
-    assert plan.parent_files("reserved", 0) == []
+    assert shards_to_rewrite(plan) == []
+
+
+def test_an_index_finds_the_parts_of_a_range_and_those_that_were_appended(tmp_path):
+    def write(name, *sids, retired=None):
+        columns = {"sid": pa.array(sids, pa.int64())}
+        if retired is not None:
+            columns["retired_generation"] = retired
+        table = pa.table(columns)
+        files.write_table(str(tmp_path / name), table.schema, table.to_batches())
+        return name
+
+    paths = [
+        write("items/part-00000.parquet", 3, 90),
+        write("items/part-00001.parquet", 150, 170),
+        write("items/delta-000002-00000.parquet", 88, 160),
+        write("reserved/part-00000.parquet", 5, 7, retired=["000001-a", "000003-b"]),
+    ]
+    index = PartIndex.of(str(tmp_path), [0, 150], paths)
+    names = [path[len(str(tmp_path)) + 1 :] for path in index.files("items", (0, 80))]
+    assert names == paths[:1]
+    assert [path[-14:-8] for path in index.files("items", (89, 99))] == ["-00000"] * 2
+    assert len(index.files("items", (160, 1 << 63))) == 2
+    assert index.read_occupied((4, 160), pa.int64()).tolist() == [5, 7, 88, 90, 150, 160]
+    plan = ShardPlan((0, 100), index)
+    assert shards_to_rewrite(plan) == [0, 1]
+
+    late = PartIndex.of(str(tmp_path), [0, 150], [*paths[:2], paths[3]], release_before="000003")
+    assert late.read_occupied((0, 80), pa.int64()).tolist() == [3, 7]
+    assert shards_to_rewrite(ShardPlan((0, 100), late)) == [0]
 
 
 @pytest.mark.parametrize("change", ["updated", "new"])
