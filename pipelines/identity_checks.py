@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.sid import SidLayout
 from pipelines.errors import UsageError
+from pipelines.generation import release_before
 from pipelines.published_tables import PublishedTables, lookup, repeated
 from pipelines.root import MANIFEST
 from schemas.arrays import mask_from_bool
-from schemas.tables import Change, items_schema
+from schemas.tables import Change, items_schema, reserved_schema
 from semid_transforms import files
 
 
@@ -95,19 +95,20 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
     except UsageError:
         yield 0  # removed since: there is nothing to compare with
         return
-    folder, columns = tables.root.folder(parent), ["item_id", "sid"]
-    old_type = pa.from_numpy_dtype(SidLayout.from_json(before.fingerprints.layout).dtype)
+    columns = ["item_id", "sid"]
+    older = PublishedTables(tables.root, parent, before)
+    old_type = pa.from_numpy_dtype(older.layout.dtype)
     old, kept_back = (
         pa.concat_tables(
             [
-                items_schema(old_type, ()).empty_table().select(columns),
-                *(
-                    files.read_table(files.join(folder, *part.path.split("/")), columns)
-                    for part in before.table(table)
-                ),
+                schema.empty_table().select(names),
+                *(files.read_table(path, names) for path in older.paths(table)),
             ]
         ).combine_chunks()
-        for table in ("items", "reserved")
+        for table, schema, names in (
+            ("items", items_schema(old_type, ()), columns),
+            ("reserved", reserved_schema(old_type), [*columns, "retired_generation"]),
+        )
     )
     if before.fingerprints.tokenizer != tables.manifest.fingerprints.tokenizer:
         yield from _check_new_space(tables, items, old)
@@ -130,11 +131,21 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
             yield f"item {name!r} had SID {sid}, has {new}, and changes/ does not say so"
     owned = [items.select(columns), tables.read("reserved", columns)]
     owned_now = pa.concat_tables([table for table in owned if table.num_rows])
-    owned_before = pa.concat_tables([old, kept_back])
+    if released := _released_before(tables):
+        kept_back = kept_back.filter(pc.greater_equal(kept_back["retired_generation"], released))
+    owned_before = pa.concat_tables([old, kept_back.select(columns)])
     lost = owned_before.join(owned_now, columns, join_type="left anti")
     for row in lost.sort_by("item_id").to_pylist():
         yield f"SID {row['sid']} belonged to item {row['item_id']!r} and is not reserved for it"
     yield old.num_rows
+
+
+def _released_before(tables: PublishedTables) -> str:
+    """Returns from where the generations of reserved IDs sort that had to be kept."""
+    if tables.manifest.command == "backfill":
+        return ""
+    release_after = tables.manifest.config["collisions"].get("release_after")
+    return release_before(tables.manifest.generation, release_after)
 
 
 def _check_new_space(tables: PublishedTables, items: pa.Table, old: pa.Table) -> Iterator[str]:

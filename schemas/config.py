@@ -253,7 +253,7 @@ class DriftConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     min_items: Count = 200
-    max_error_ratio: Annotated[float, pydantic.Field(gt=0)] = 1.5
+    max_error_ratio: Annotated[float, pydantic.Field(gt=0)] = 3.0
     max_code_divergence: Annotated[float, pydantic.Field(gt=0)] = 0.5
 
 
