@@ -140,6 +140,28 @@ def test_merging_a_delta_equals_building_anew(catalog, seed, chunk):
 
 
 @settings(deadline=None)
+@given(catalogs(shared=True), st.integers(0, 9), st.sampled_from([1, 3, 1 << 22]))
+def test_removing_and_adding_equals_building_anew(catalog, seed, chunk):
+    layout, sids = catalog
+    rng = np.random.default_rng(seed)
+    gone, new = rng.random(len(sids)) < 0.3, rng.random(len(sids)) < 0.3
+    before = build_trie([sids[~new]], layout, allow_shared=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trie_build, "CHUNK_SIDS", chunk)
+        left = merge_sids(before, sids[new & ~gone], True, sids[gone & ~new][::-1])
+    assert_same(left, build_trie([sids[~gone]], layout, allow_shared=True))
+
+
+def test_only_what_is_there_can_be_removed():
+    layout = SidLayout((4, 4), 4)
+    sids = layout.pack(np.array([[0, 1], [2, 3]]))
+    trie = build_trie([sids], layout)
+    for removed in (sids[[0, 0]], sids[1:] + 1):
+        with pytest.raises(ValueError, match="cannot be removed"):
+            merge_sids(trie, sids[:0], removed=removed)
+
+
+@settings(deadline=None)
 @given(catalogs(shared=True))
 def test_the_file_is_the_trie(tmp_path_factory, catalog):
     layout, sids = catalog

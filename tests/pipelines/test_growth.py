@@ -200,6 +200,36 @@ def test_shards_are_cut_anew_when_the_catalog_has_grown(tmp_path):
     assert jobs.reserved(root)[before["i4"]] == "i4"
 
 
+def test_reserved_ids_are_released_after_some_generations(tmp_path):
+    """Then, and only then, another item may get them; the old owner comes back as new."""
+    root = tmp_path / "root"
+    config = {"collisions": {"release_after": 2}, "shards": {"rows_per_shard": 16}}
+    contents = {f"i{n}": n for n in range(40)}
+    night(root, jobs.vector_rows(contents), config)
+    sid = jobs.sids(root)["i3"]
+    contents.pop("i3")
+    night(root, jobs.vector_rows(contents), config)
+    night(root, jobs.vector_rows(contents), config)
+    assert jobs.reserved(root) == {sid: "i3"}
+    contents["twin"] = 3
+    night(root, jobs.vector_rows(contents), config)
+    assert jobs.reserved(root) == {}
+    assert jobs.sids(root)["twin"] == sid
+    night(root, jobs.vector_rows(contents | {"i3": 3}), config)
+    assert jobs.changes(root)["i3"][:2] == ("new", None)
+    assert jobs.sids(root)["i3"] != sid
+
+
+def test_stale_embeddings_are_rewritten(vectors):
+    root, rows = vectors
+    night(root, rows[50:])
+    assert jobs.table(root, "embeddings").num_rows == 300
+    night(root, rows[100:])
+    assert jobs.table(root, "embeddings").num_rows == 200
+    night(root, rows)  # those that return bring theirs again, and each item has one
+    assert jobs.table(root, "embeddings").num_rows == 300
+
+
 NAMES = [f"n{n}" for n in range(24)]
 STEP = st.fixed_dictionaries(
     {

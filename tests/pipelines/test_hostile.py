@@ -94,6 +94,18 @@ def test_every_fault_of_an_embedding_is_rejected(tmp_path, semid):
     assert set(jobs.sids(tmp_path / "root")) == {f"v{n}" for n in range(40)}
 
 
+def test_an_empty_night_after_one_with_embeddings_is_refused_as_empty(tmp_path, semid):
+    """No row says what its embeddings would be, so nothing can be said to mismatch."""
+    rows = jobs.vector_rows({f"v{n}": n for n in range(40)})
+    jobs.write_rows(tmp_path / "catalog.parquet", rows)
+    assert semid("catalog.parquet")[0] == 0
+    before = jobs.current(tmp_path / "root")
+    (tmp_path / "none.jsonl").write_text("")
+    code, _, err = semid("none.jsonl")
+    assert (code, "0 rows read from 1 file" in err) == (3, True)
+    assert jobs.current(tmp_path / "root") == before
+
+
 def test_too_many_rejects_publish_nothing(tmp_path, semid):
     lines(tmp_path / "catalog.jsonl", [*good(93), *[{"item_id": f"x{n}"} for n in range(7)]])
     code, out, err = semid()
