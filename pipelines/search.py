@@ -19,6 +19,7 @@ from semid_transforms import files
 from semid_transforms.embedding import find_embeddings
 from semid_transforms.encoder import SentenceEncoder, identify_encoder
 from semid_transforms.quantizing import load_tokenizer
+from semid_transforms.shard_plan import is_delta
 
 _COLUMNS = ["item_id", "codes", "suffix", "path_labels", "content_hash"]
 
@@ -114,7 +115,10 @@ def _search(
 
 
 def _items_at(view: View, rows: np.ndarray) -> pa.Table:
-    """Reads ascending rows of the items table."""
+    """Reads ascending rows of the items table; reads it whole after a backfill, to order it."""
+    if any(is_delta(part.path) for part in view.manifest.table("items")):
+        table = view.read_items(["sid", *_COLUMNS])
+        return table.take(pa.array(rows, pa.int64())).select(_COLUMNS)
     found: list[pa.Table] = []
     start = 0
     for path in view.paths("items"):
