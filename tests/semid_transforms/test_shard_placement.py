@@ -228,7 +228,7 @@ def leave(batch, layout=LAYOUT, policy="reassign"):
     """Places coded rows in a new ID space, out of one of a layout."""
     space = Identity(LAYOUT, policy, False, layout)
     routed, goals = assign_roles(batch, space)
-    rows = settle_rows([routed], np.array([], np.uint64), space)
+    rows = settle_rows(routed, np.array([], np.uint64), space)
     contested = rows.filter(rows["contested"])
     base = np.array(contested["base_codes"].to_pylist()).reshape(-1, 3)
     latents = (base @ [100, 10, 1]).astype(np.float32)[:, None]
