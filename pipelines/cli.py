@@ -49,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"semid {options.command}: interrupted; run again to resume", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        if options.debug:
+            raise
+        print(
+            f"semid {options.command}: out of memory {error}\nnothing that was published changed; "
+            f"give it more, or set a smaller shards.rows_per_shard or encoder.batch_size and run "
+            f"again",
+            file=sys.stderr,
+        )
+        return 1
     except Exception as error:
         _log.debug("failed", exc_info=True)
         if options.debug:

@@ -39,9 +39,10 @@ def read_object(path: str) -> StoredObject | None:
     """Reads an object, None when it is not there.
 
     Raises:
-      ObjectChangedError: it was replaced during each of five attempts.
+      ObjectChangedError: it was replaced, or came damaged, in each of five attempts.
     """
     from google.api_core.exceptions import NotFound, PreconditionFailed
+    from google.cloud.storage.exceptions import DataCorruption
 
     bucket, name = _bucket(path)
     for _ in range(_READ_ATTEMPTS):
@@ -49,18 +50,19 @@ def read_object(path: str) -> StoredObject | None:
         if blob is None:
             return None
         generation, updated = int(blob.generation), blob.updated  # the download may change them
-        # Replaced or deleted between the two calls: look again.
-        with contextlib.suppress(PreconditionFailed, NotFound):
+        # Replaced or deleted between the two calls, or cut short on its way: look again.
+        with contextlib.suppress(PreconditionFailed, NotFound, DataCorruption):
             data = blob.download_as_bytes(if_generation_match=generation)
             return StoredObject(data, generation, updated)
-    raise ObjectChangedError(f"{path} changes faster than it can be read")
+    raise ObjectChangedError(f"{path} changes, or arrives damaged, each time it is read")
 
 
 def write_object(path: str, data: bytes, expected: int) -> StoredObject:
     """Writes an object if its generation is still the expected one.
 
-    A write whose answer was lost is tried again and then fails its own precondition, so a refusal
-    counts only when the object does not hold the very bytes that were to be written.
+    The answer to a write can be lost. The write is then tried again and fails its own
+    precondition, or every try seems to fail: so after any failure the object is read, and when it
+    holds the very bytes that were to be written, they were.
 
     Args:
       path: `gs://` path.
@@ -76,11 +78,13 @@ def write_object(path: str, data: bytes, expected: int) -> StoredObject:
     blob = bucket.blob(name)
     try:
         blob.upload_from_string(data, content_type="application/json", if_generation_match=expected)
-    except PreconditionFailed:
+    except Exception as error:
         found = read_object(path)
-        if found is None or found.data != data or found.generation == expected:
+        if found is not None and found.data == data and found.generation != expected:
+            return found
+        if isinstance(error, PreconditionFailed):
             raise ObjectChangedError(f"{path} was changed by another writer") from None
-        return found
+        raise
     return StoredObject(data, int(blob.generation), blob.updated)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from pipelines.errors import ConflictError, MismatchError, UsageError
+from pipelines.errors import CommandError, ConflictError, MismatchError, UsageError
 from pipelines.gcs_objects import ABSENT, ObjectChangedError, read_object, write_object
 from schemas.manifest import Current, Manifest, SchemaVersionError
 from semid_transforms import files
@@ -115,6 +115,7 @@ class Root:
 
         Raises:
           ConflictError: another run published since `expected` was read; nothing changed.
+          CommandError: the store failed, and whether it swapped is not known.
         """
         data = manifest.to_json()
         files.write_bytes(files.join(self.folder(manifest.generation), MANIFEST), data)
@@ -122,6 +123,7 @@ class Root:
         conflict = self._conflict(manifest.generation)
         scheme = _scheme(self.path)
         if scheme is None:
+            files.sync_folders(self.folder(manifest.generation))
             with _exclusive(files.join(self.path, f".{CURRENT}.lock")):
                 if self._read_pointer()[1] != expected.token:
                     raise conflict
@@ -132,6 +134,12 @@ class Root:
                 write_object(files.join(self.path, CURRENT), pointer, int(expected.token or ABSENT))
             except ObjectChangedError:
                 raise conflict from None
+            except Exception as error:  # whatever the store's client raises once it stops retrying
+                raise CommandError(
+                    f"{self.path}/{CURRENT} could not be swapped to generation "
+                    f"{manifest.generation}, or its answer was lost: {error}\n`semid show` tells "
+                    f"what is published; run again, it builds on that"
+                ) from error
         else:
             raise _no_swap(self.path)
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.tables import conform
+from semid_transforms.remote import WholeFile, abandon, is_absence, naming
 
 _COPY_BYTES = 4 << 20
 
@@ -88,16 +88,9 @@ def _list(pattern: str) -> list[Any]:
     try:
         return list(FileSystems.match([pattern])[0].metadata_list)
     except BeamIOError as error:
-        if _is_absence(error):
+        if is_absence(error):
             raise FileNotFoundError(f"cannot list {pattern}: {error}") from error
         raise OSError(errno.EIO, f"cannot list: {error}", pattern) from error
-
-
-def _is_absence(error: BaseException) -> bool:
-    """True for what object stores answer when a bucket or object is not there."""
-    if isinstance(error, BeamIOError):  # holds an error for each path it was asked about
-        return any(map(_is_absence, (error.exception_details or {}).values()))
-    return isinstance(error, FileNotFoundError) or getattr(error, "code", None) == 404
 
 
 def list_folders(path: str) -> list[str]:
@@ -147,81 +140,9 @@ def open_raw(path: str) -> BinaryIO:
     """
     if is_local(path):
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    with _naming("open", path):
+    with naming("open", path):
         file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return cast(BinaryIO, _WholeFile(file, path))
-
-
-@contextlib.contextmanager
-def _naming(action: str, path: str) -> Iterator[None]:
-    """Turns what a store's client raises, each its own, into an OSError that names the path."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        if _is_absence(error):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
-        raise OSError(errno.EIO, f"cannot {action}: {error}", path) from error
-
-
-class _WholeFile(io.BufferedIOBase):
-    """A remote file that never ends early.
-
-    Readers of object stores take an answer that is too short for the end of the file; the rest of
-    a line-based catalog would be lost without a word.
-    """
-
-    def __init__(self, file: BinaryIO, path: str):
-        self._file, self._path = file, path
-        self._size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Returns `size` bytes, fewer only at the end of the file.
-
-        Raises:
-          OSError: the store sent less than there is.
-        """
-        start = self._file.tell()
-        left = max(0, self._size - start)
-        wanted = left if size is None or size < 0 else min(size, left)
-        parts: list[bytes] = []
-        with _naming("read", self._path):
-            while wanted and (part := self._file.read(wanted)):
-                parts.append(part)
-                wanted -= len(part)
-        if wanted:
-            reached = start + sum(map(len, parts))
-            text = f"the store ended the file at byte {reached:,} of {self._size:,}"
-            raise OSError(errno.EIO, text, self._path)
-        return b"".join(parts)
-
-    def read1(self, size: int = -1, /) -> bytes:
-        """Returns up to `size` bytes."""
-        return self.read(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Moves to a position."""
-        self._file.seek(offset, whence)
-        return self._file.tell()
-
-    def tell(self) -> int:
-        """Returns the position."""
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        """It is for reading."""
-        return True
-
-    def seekable(self) -> bool:
-        """Positions can be chosen."""
-        return True
-
-    def close(self) -> None:
-        """Closes the remote file."""
-        self._file.close()
-        super().close()
+    return cast(BinaryIO, WholeFile(file, path))
 
 
 def read_bytes(path: str) -> bytes:
@@ -248,6 +169,10 @@ def atomic_writer(path: str) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, f"cannot write: {error.strerror}", path) from error
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
@@ -255,11 +180,14 @@ def atomic_writer(path: str) -> Iterator[BinaryIO]:
         with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as whole:
             yield cast(BinaryIO, whole)
             whole.seek(0)
-            with (
-                _naming("write", path),
-                FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as remote,
-            ):
-                shutil.copyfileobj(whole, remote, _COPY_BYTES)
+            with naming("write", path):
+                remote = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+                try:
+                    shutil.copyfileobj(whole, remote, _COPY_BYTES)
+                    remote.close()
+                except BaseException:
+                    abandon(remote)
+                    raise
 
 
 @contextlib.contextmanager
@@ -322,6 +250,16 @@ def remove_file(path: str) -> None:
 def size(path: str) -> int:
     """Returns a file's size in bytes."""
     return int(FileSystems.get_filesystem(path).size(path))
+
+
+def sync_folders(folder: str) -> None:
+    """Makes the names of all files in a local folder and below survive a power cut."""
+    for at, _, _ in os.walk(folder):
+        descriptor = os.open(at, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(folder: str) -> None:

@@ -14,6 +14,7 @@ import http.server
 import io
 import itertools
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -83,7 +84,13 @@ class GcsEmulator:
         bucket, _, name = path.removeprefix("gs://").partition("/")
         resource = self._storage.get_file_obj(bucket, name)
         before = datetime.datetime.fromisoformat(resource["updated"])
-        resource["updated"] = (before - datetime.timedelta(seconds=seconds)).isoformat()
+        earlier = before - datetime.timedelta(seconds=seconds)
+        resource["updated"] = earlier.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def generation(self, path: str) -> int:
+        """Returns the generation of an object."""
+        bucket, _, name = path.removeprefix("gs://").partition("/")
+        return int(self._storage.get_file_obj(bucket, name)["generation"])
 
     @contextlib.contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:
@@ -134,6 +141,9 @@ class _Listener(http.server.HTTPServer):
 
     request_queue_size = 128
     allow_reuse_address = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that gave up waiting; what else fails, they notice."""
 
 
 @contextlib.contextmanager
@@ -289,6 +299,7 @@ def _versions(request: Any, storage: Storage) -> tuple[int, int]:
     return int(resource["generation"]), int(resource["metageneration"])
 
 
+logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)  # it warns of its own batches
 server.HANDLERS = tuple(
     (route, {method: _with_preconditions(handler) for method, handler in handlers.items()})
     for route, handlers in server.HANDLERS
