@@ -118,7 +118,7 @@ def vector_quantize_pytorch(
     inputs = torch.from_numpy(scaling.target_rows(rows))
     widths = (rows.shape[1], *config.hidden, config.latent_dim)
     encoder = ResidualMlp(widths, config.shortcut)
-    decoder = ResidualMlp(widths[::-1], config.shortcut)
+    decoder = ResidualMlp(widths[::-1], shortcut=True)
     quantizer = ResidualVQ(
         dim=config.latent_dim,
         num_quantizers=len(config.codebook_sizes),

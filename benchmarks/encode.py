@@ -31,7 +31,9 @@ def bare_products(quantizer: Rqvae, rows: torch.Tensor) -> float:
         for name in sorted(arrays)
         if name.startswith("encoder.") and name.endswith(".weight")
     ]
-    shortcut = torch.from_numpy(arrays["encoder.shortcut"]).to(device)
+    shortcut = None
+    if "encoder.shortcut" in arrays:
+        shortcut = torch.from_numpy(arrays["encoder.shortcut"]).to(device)
     books = [torch.from_numpy(book.T.copy()).to(device) for book in quantizer.codebooks]
     _wait(device)
     started = time.perf_counter()
@@ -40,7 +42,8 @@ def bare_products(quantizer: Rqvae, rows: torch.Tensor) -> float:
             hidden = block
             for weight in weights:
                 hidden = hidden @ weight
-            hidden = block @ shortcut
+            if shortcut is not None:
+                hidden = hidden + block @ shortcut
             for book in books:
                 hidden @ book
     _wait(device)

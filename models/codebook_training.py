@@ -42,11 +42,14 @@ class LearningCodebooks:
       words: L tensors (K_l, d).
       counts: L tensors (K_l,), running number of rows a batch that chose the code.
       parallel: each codebook quantizes the latent itself, not what the last one left over.
+      coarse_dim: axes of the latents beyond which the first residual codebook is zero, None for
+        no limit.
     """
 
     words: list[torch.Tensor]
     counts: list[torch.Tensor]
     parallel: bool = False
+    coarse_dim: int | None = None
 
     @classmethod
     def from_kmeans(
@@ -56,6 +59,7 @@ class LearningCodebooks:
         batch_size: int,
         seed: int,
         parallel: bool = False,
+        coarse_dim: int | None = None,
         start: Sequence[np.ndarray] = (),
     ) -> LearningCodebooks:
         """Starts each level from k-means on the whole sample, not on one batch of it.
@@ -66,6 +70,7 @@ class LearningCodebooks:
           batch_size: rows a step, the scale of `counts`.
           seed: seeds k-means, one more a level, so that parallel codebooks differ.
           parallel: whether codebooks are independent.
+          coarse_dim: axes of the latents that the first residual codebook uses.
           start: codebooks that were learned before; a level of the same size starts from its own.
 
         Returns:
@@ -77,8 +82,11 @@ class LearningCodebooks:
             if level < len(start) and len(start[level]) == size:
                 centroids = start[level]
             else:
-                centroids = kmeans(residual.cpu().numpy(), size, KMEANS_ITERATIONS, seed + level)
-            book = torch.tensor(centroids).to(latents)
+                axes = coarse_dim if level == 0 and not parallel else None
+                clustered = residual[:, :axes].cpu().numpy()
+                centroids = kmeans(clustered, size, KMEANS_ITERATIONS, seed + level)
+            book = torch.zeros(size, latents.shape[1]).to(latents)
+            book[:, : centroids.shape[1]] = torch.tensor(centroids).to(latents)
             code = nearest(residual, book)
             used = torch.bincount(code, minlength=size).to(latents)
             # A code that no row chose still counts as one row, or it would be dead at once.
@@ -86,7 +94,7 @@ class LearningCodebooks:
             words.append(book)
             if not parallel:
                 residual = residual - book[code]
-        return cls(words, counts, parallel)
+        return cls(words, counts, parallel, coarse_dim)
 
     @torch.no_grad()
     def quantize(self, latents: torch.Tensor) -> Quantization:
@@ -127,6 +135,8 @@ class LearningCodebooks:
             even = rows / len(book)
             dead = count < DEAD_SHARE * even
             book.copy_(torch.where(dead[:, None], residual[spare[: len(book)]], book))
+            if level == 0 and not self.parallel:
+                book[:, self.coarse_dim or book.shape[1] :] = 0.0
             # Back with a quarter of an even share: time enough to be chosen before it dies again.
             count.copy_(torch.where(dead, torch.full_like(count, even / 4), count))
 

@@ -32,6 +32,8 @@ class TrainingConfig:
       patience: looks without progress after which training stops.
       seed: seeds initialisation, batches and re-seeding.
       device: where to train; `auto` is the GPU when there is one.
+      precision: of the networks' matrix products; `auto` is bfloat16 where the hardware has it,
+        with float32 parameters and sums. A fitted tokenizer always encodes exactly.
       compile: compiles encoder and decoder; only on a GPU.
     """
 
@@ -47,6 +49,7 @@ class TrainingConfig:
     patience: int = 5
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32"] = "auto"
     compile: bool = False
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
@@ -81,8 +84,8 @@ class LossConfig:
     """
 
     commitment: float = 0.25
-    balance: float = 0.07
-    separation: float = 0.4
+    balance: float = 0.0
+    separation: float = 0.1
     paired_rows: float = 0.125
     uniqueness: float = 0.0
     uniqueness_margin: float = 0.9
@@ -111,8 +114,8 @@ class TagConfig:
       hidden: width of the first level's classifier; deeper ones are wider by as much again.
     """
 
-    alignment: float = 0.1
-    prediction: float = 0.1
+    alignment: float = 0.01
+    prediction: float = 0.01
     temperature: float = 0.07
     focus: float = 2.0
     rare: int = 10
@@ -136,8 +139,11 @@ class RqvaeConfig:
     Attributes:
       codebook_sizes: codes per level, coarse to fine, 2 to 8 levels.
       latent_dim: length of the vector that is quantized.
+      coarse_dim: principal axes of the latents that the first level quantizes; it leaves the
+        others to deeper levels. Coarse codes then follow what most of the catalog varies in.
       hidden: widths of the encoder's hidden layers; the decoder mirrors them.
-      shortcut: adds a linear path around the hidden layers (a residual MLP).
+      shortcut: adds a linear path around the encoder's hidden layers (a residual MLP); the
+        decoder always has one.
       whitening: exponent w of a scaling of the input's principal axes by variance^(-w/2):
         0 leaves them, 1 makes all variances equal.
       estimator: how the decoder's gradient passes the quantization: `ste` copies it, `rotation`
@@ -150,9 +156,10 @@ class RqvaeConfig:
     """
 
     codebook_sizes: tuple[int, ...] = DEFAULT_SIZES
-    latent_dim: int = 48
+    latent_dim: int = 32
+    coarse_dim: int = 24
     hidden: tuple[int, ...] = (768,)
-    shortcut: bool = True
+    shortcut: bool = False
     whitening: float = 0.0
     estimator: Literal["ste", "rotation"] = "ste"
     ema_decay: float = 0.99
@@ -166,6 +173,7 @@ class RqvaeConfig:
     def __post_init__(self) -> None:
         check_codebook_sizes(self.codebook_sizes, min_levels=2)
         check_network(self.latent_dim, self.hidden)
+        check_range("coarse_dim", self.coarse_dim, 1, 4096)
         check_range("whitening", self.whitening, 0.0, 1.0)
         check_range("ema_decay", self.ema_decay, 0.0, 0.9999)
         check_range("beam", self.beam, 1, MAX_BEAM)
@@ -179,7 +187,8 @@ class MocConfig:
       codebook_sizes: codes of each codebook, 1 to 8 of them; they have no order.
       latent_dim: length of the vector that every codebook quantizes.
       hidden: widths of the encoder's hidden layers; the decoder mirrors them.
-      shortcut: adds a linear path around the hidden layers.
+      shortcut: adds a linear path around the encoder's hidden layers; the decoder always has
+        one.
       commitment: weight of the pull of latents towards their codewords.
       ema_decay: share of a codeword's running mean that one step keeps.
       training: the training loop's settings.

@@ -34,6 +34,26 @@ class ResidualMlp(nn.Module):
         return hidden if self.shortcut is None else hidden + self.shortcut(rows)
 
 
+@torch.no_grad()
+def rotate_between(encoder: ResidualMlp, decoder: ResidualMlp, rotation: torch.Tensor) -> None:
+    """Turns what passes from one network to the other; together they compute the same as before.
+
+    Args:
+      encoder: gives (B, d); gives `... @ rotation` afterwards.
+      decoder: takes (B, d); takes them turned afterwards.
+      rotation: (d, d) orthogonal.
+    """
+    last, first = encoder.layers[-1], decoder.layers[0]
+    assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
+    last.bias.copy_(last.bias @ rotation)
+    for given in (last, encoder.shortcut):
+        if given is not None:
+            given.weight.copy_(rotation.t() @ given.weight)
+    for taken in (first, decoder.shortcut):
+        if taken is not None:
+            taken.weight.copy_(taken.weight @ rotation)
+
+
 def dense_network(
     network: ResidualMlp,
     grid: float,

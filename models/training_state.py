@@ -22,6 +22,7 @@ class TrainingState:
       optimizer: of the networks' parameters.
       generator: draws batches, pairs and seeds of dead codes.
       parallel: whether the codebooks are parallel.
+      coarse_dim: axes of the latents that the first residual codebook uses.
       codebooks: None before they are initialised.
       pairs: pairs of items that shared a prefix when last looked for, by its length.
       step: steps done.
@@ -34,6 +35,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     parallel: bool = False
+    coarse_dim: int | None = None
     codebooks: LearningCodebooks | None = None
     pairs: dict[int, SharedPairs] = dataclasses.field(default_factory=dict)
     step: int = 0
@@ -64,6 +66,7 @@ class TrainingState:
                 [named[f"words.{level}"].to(device, copy=True) for level in range(levels)],
                 [named[f"counts.{level}"].to(device, copy=True) for level in range(levels)],
                 self.parallel,
+                self.coarse_dim,
             )
 
     def to_bytes(self) -> bytes:
