@@ -6,9 +6,10 @@
   python -m benchmarks.tokenizers ITEMS.parquet --ablations             # losses and tags off and on
   pip install vector-quantize-pytorch                                   # adds its rows
 
-Embeddings come from the default encoder and are kept in --cache. All hierarchical tokenizers use
-3 levels of 256, 24 bits an item; vq has one level of 8192, which is what a single codebook can
-have. Seconds are wall time with whatever else the machine does: run it alone.
+Embeddings come from the default encoder and are kept in --cache. `rqvae` is what `semid tokenize`
+fits by default: category paths supervise it where the catalog has them; "rqvae, embeddings alone"
+is not supervised, like every other row. All hierarchical tokenizers use 3 levels of 256, 24 bits an
+item; vq has one level of 8192, which is what a single codebook can have. Seconds are wall time with whatever else the machine does: run it alone.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from models.tags import NO_TAG, TagTable
 from models.tokenizers import QuantizerConfig, fit_quantizer, from_files, to_files
 
 SIZES = (256, 256, 256)
+SUPERVISED = "rqvae"
 Row = dict[str, object]
 
 
@@ -100,10 +102,19 @@ def with_seed(config: QuantizerConfig, seed: int) -> QuantizerConfig:
     return dataclasses.replace(config, seed=seed)
 
 
+def category_tags(items: Items) -> TrainingInputs | None:
+    """Returns category paths as the job gives them to a fit, None where there are none."""
+    if not any(items.category_paths):
+        return None
+    rare = RqvaeConfig().tags.rare
+    return TrainingInputs(tags=TagTable.from_paths(items.category_paths, len(SIZES), rare))
+
+
 def contenders(only: set[str]) -> dict[str, Callable[[Items, int], Row]]:
     """Returns, by name, how a tokenizer is fitted and measured with a seed."""
     own: dict[str, QuantizerConfig] = {
-        "rqvae": RqvaeConfig(),
+        SUPERVISED: RqvaeConfig(),
+        "rqvae, embeddings alone": RqvaeConfig(),
         "rqvae, beam 8": RqvaeConfig(beam=8),
         "rqkmeans": RqkmeansConfig(),
         "rqkmeans, beam 8": RqkmeansConfig(beam=8),
@@ -113,8 +124,10 @@ def contenders(only: set[str]) -> dict[str, Callable[[Items, int], Row]]:
     }
     found: dict[str, Callable[[Items, int], Row]] = {}
     for name, config in own.items():
-        found[name] = lambda items, seed, config=config: fit_and_measure(
-            items, with_seed(config, seed)
+        found[name] = lambda items, seed, config=config, name=name: fit_and_measure(
+            items,
+            with_seed(config, seed),
+            category_tags(items) if name == SUPERVISED else None,
         )[0]
     baselines: dict[str, Callable[[np.ndarray, int], Baseline]] = {
         "faiss residual k-means": lambda rows, seed: faiss_residual_kmeans(rows, SIZES, seed),
@@ -210,28 +223,44 @@ def ablations(path: str, cache: str, seed: int) -> list[tuple[str, Row]]:
     items = load_items(path, cache)
     default = RqvaeConfig()
     off = dataclasses.replace(default.losses, separation=0.0)
-    unique = dataclasses.replace(off, uniqueness=2.0)
+    training = default.training
     rows = []
     for name, config in {
-        "separation on (default)": default,
+        "embeddings alone": default,
         "separation off": dataclasses.replace(default, losses=off),
-        "uniqueness of HiD-VAE": dataclasses.replace(default, losses=unique),
+        "separation off, uniqueness of HiD-VAE": dataclasses.replace(
+            default, losses=dataclasses.replace(off, uniqueness=2.0)
+        ),
+        "balance 0.07": dataclasses.replace(
+            default, losses=dataclasses.replace(default.losses, balance=0.07)
+        ),
+        "all axes at level 1": dataclasses.replace(default, coarse_dim=default.latent_dim),
+        "residual MLP": dataclasses.replace(default, shortcut=True),
         "rotation trick": dataclasses.replace(default, estimator="rotation"),
-        "plain MLP": dataclasses.replace(default, shortcut=False),
         "whitening 0.5": dataclasses.replace(default, whitening=0.5),
         "no decoder phase": dataclasses.replace(
-            default, training=dataclasses.replace(default.training, decoder_steps=0)
+            default, training=dataclasses.replace(training, decoder_steps=0)
+        ),
+        "float32 products": dataclasses.replace(
+            default, training=dataclasses.replace(training, precision="float32")
         ),
     }.items():
         rows.append((name, fit_and_measure(items, with_seed(config, seed))[0]))
-    bare = load_items(path, cache, with_categories=False)
-    training = dataclasses.replace(default.training, holdout=0.2, seed=seed)
-    held = dataclasses.replace(default, training=training)
-    tags = TagTable.from_paths(bare.category_paths, len(SIZES), default.tags.rare)
-    rows.append(("no categories, tags off", fit_and_measure(bare, held)[0]))
     rows.append(
-        ("no categories, tags on", fit_and_measure(bare, held, TrainingInputs(tags=tags))[0])
+        ("tags on", fit_and_measure(items, with_seed(default, seed), category_tags(items))[0])
     )
+    bare = load_items(path, cache, with_categories=False)
+    training = dataclasses.replace(training, holdout=0.2, seed=seed)
+    held = dataclasses.replace(default, training=training)
+    inputs = category_tags(bare)
+    assert inputs is not None and inputs.tags is not None, f"{path} has no category paths"
+    tags = inputs.tags
+    rows.append(("text without categories, tags off", fit_and_measure(bare, held)[0]))
+    for weight in (default.tags.prediction, 0.1, 1.0):
+        weighted = dataclasses.replace(default.tags, alignment=weight, prediction=weight)
+        config = dataclasses.replace(held, tags=weighted)
+        row = fit_and_measure(bare, config, inputs)[0]
+        rows.append((f"text without categories, tags {weight:g}", row))
     probe = linear_probe(bare, tags, training)
     rows.append(("linear probe", {f"tag_accuracy_{n + 1}": share for n, share in enumerate(probe)}))
     return rows

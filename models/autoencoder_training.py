@@ -10,6 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.autoencoder import (
+    Autoencoder,
+    build_autoencoder,
+    fast_forward,
+    in_blocks,
+    order_axes,
+    training_device,
+)
 from models.codebook_training import LearningCodebooks
 from models.config import RqvaeConfig, TrainingConfig
 from models.dense import DenseNetwork
@@ -21,9 +29,9 @@ from models.losses import (
     squared_error,
     straight_through,
 )
-from models.mlp import ResidualMlp, dense_network, rotate_between
+from models.mlp import dense_network
 from models.pair_mining import MINED_ROWS, SharedPairs, pair_loss, paired_depths
-from models.tag_supervision import TagHeads, TagSupervision
+from models.tag_supervision import TagHeads
 from models.tags import TagTable
 from models.training_state import TrainingState
 from models.warm_start import StartingPoint, warm_training
@@ -35,7 +43,6 @@ WATCHED_ROWS = 4096
 TAGGED_ROWS = 512
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,23 +91,6 @@ class Trained:
     scalars: dict[str, float]
 
 
-class Autoencoder(nn.Module):
-    """Encoder, decoder and tag classifiers.
-
-    Args:
-      config: widths.
-      dim: embedding length D.
-      supervision: tag classifiers, or None.
-    """
-
-    def __init__(self, config: RqvaeConfig, dim: int, supervision: TagSupervision | None) -> None:
-        super().__init__()
-        widths = (dim, *config.hidden, config.latent_dim)
-        self.encoder = ResidualMlp(widths, config.shortcut)
-        self.decoder = ResidualMlp(widths[::-1], shortcut=True)
-        self.supervision = supervision
-
-
 def train_autoencoder(
     config: RqvaeConfig,
     embeddings: np.ndarray,
@@ -132,13 +122,17 @@ def train_autoencoder(
     rows = torch.from_numpy(scaling.encoder_rows(embeddings)).to(device)
     targets = torch.from_numpy(scaling.target_rows(embeddings)).to(device)
     train, held_out = split_rows(len(rows), settings, generator)
-    networks = _build(config, scaling, embeddings, inputs).to(device)
+    networks = build_autoencoder(config, scaling, embeddings, inputs.tags, inputs.start)
+    networks = networks.to(device)
     tags = None if inputs.tags is None else torch.from_numpy(inputs.tags.ids).to(device)
     optimizer = _optimizer(networks, settings)
     state = TrainingState(networks, optimizer, generator, parallel, config.coarse_dim)
     if inputs.resume is not None:
         state.load_bytes(inputs.resume)
-    encode, decode = _fast(networks.encoder, settings), _fast(networks.decoder, settings)
+    encode, decode = (
+        fast_forward(networks.encoder, settings),
+        fast_forward(networks.decoder, settings),
+    )
     fresh = inputs.stream and inputs.stream(settings.batch_size, settings.seed + state.step)
     depths = paired_depths(config)
     through = straight_through if config.estimator == "ste" else rotated
@@ -146,7 +140,7 @@ def train_autoencoder(
     while state.step < settings.steps and state.looks_without_progress < settings.patience:
         if state.step >= settings.warmup_steps and state.codebooks is None:
             if not (words or parallel):
-                _order_axes(networks, in_blocks(encode, rows[train]))
+                order_axes(networks, in_blocks(encode, rows[train]))
                 # Its running means belong to the axes as they were.
                 optimizer = state.optimizer = _optimizer(networks, settings)
             state.codebooks = LearningCodebooks.from_kmeans(
@@ -201,9 +195,9 @@ def train_autoencoder(
                 start += 2 * half
                 loss = loss + pair_loss(config, latents, target, found, depth, left, right)
             if networks.supervision is not None and tags is not None:
-                some = slice(paired, paired + TAGGED_ROWS)
-                prefixes = [through(latents[some], anchor[some]) for anchor in found.anchors]
-                aligned, predicted = networks.supervision.losses(prefixes, tags[chosen[some]])
+                tagged = slice(paired, paired + TAGGED_ROWS)
+                prefixes = [through(latents[tagged], anchor[tagged]) for anchor in found.anchors]
+                aligned, predicted = networks.supervision.losses(prefixes, tags[chosen[tagged]])
                 loss = loss + config.tags.alignment * aligned + config.tags.prediction * predicted
         _set_rate(optimizer, settings.learning_rate * _cosine(state.step / settings.steps))
         optimizer.zero_grad(set_to_none=True)
@@ -227,16 +221,11 @@ def train_autoencoder(
 
     state.load_model_tensors(state.best)
     if settings.decoder_steps:
-        _train_decoder(config, state, in_blocks(networks.encoder, rows[train]), targets[train])
+        _train_readers(
+            config, state, rows[train], targets[train], None if tags is None else tags[train]
+        )
     scalars = _measure(state, rows, targets, tags, held_out)
     return _export(state, scaling, inputs.tags, scalars)
-
-
-def training_device(settings: TrainingConfig) -> torch.device:
-    """Returns the configured device; `auto` is the GPU when there is one."""
-    if settings.device != "auto":
-        return torch.device(settings.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def split_rows(
@@ -246,57 +235,6 @@ def split_rows(
     order = torch.randperm(count, generator=generator, device=generator.device)
     kept = min(int(count * settings.holdout), MAX_HOLDOUT)
     return (order[kept:], order[:kept]) if kept >= 2 else (order, order[:MAX_HOLDOUT])
-
-
-@torch.no_grad()
-def in_blocks(network: Network, rows: torch.Tensor) -> torch.Tensor:
-    """Evaluates a network on many rows without keeping the hidden layers of all of them."""
-    return torch.cat([network(block) for block in rows.split(4096)])
-
-
-def _build(
-    config: RqvaeConfig, scaling: InputScaling, embeddings: np.ndarray, inputs: TrainingInputs
-) -> Autoencoder:
-    """Initialises the networks from seed or start, leaving torch's own generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        supervision = None
-        if inputs.tags is not None:
-            means = inputs.tags.embeddings(scaling.target_rows(embeddings))
-            supervision = TagSupervision(
-                config.tags, [torch.from_numpy(mean) for mean in means], config.latent_dim
-            )
-        networks = Autoencoder(config, embeddings.shape[1], supervision)
-    if inputs.start is not None:
-        inputs.start.load_networks(networks.encoder, networks.decoder, scaling)
-    return networks
-
-
-def _fast(network: nn.Module, settings: TrainingConfig) -> Network:
-    """Returns the network's forward pass, with bfloat16 products where the hardware has them.
-
-    On two AVX-512 BF16 cores a fit takes half the processor time of float32.
-    """
-    device = training_device(settings)
-    on_gpu = device.type == "cuda"
-    forward: Network = torch.compile(network) if on_gpu and settings.compile else network
-    if settings.precision == "float32" or not (
-        on_gpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ):
-        return forward
-
-    def in_bfloat16(rows: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return forward(rows).float()
-
-    return in_bfloat16
-
-
-def _order_axes(networks: Autoencoder, latents: torch.Tensor) -> None:
-    """Turns the latents onto their principal axes, widest first."""
-    centred = (latents - latents.mean(dim=0)).double()
-    axes = torch.linalg.eigh(centred.t() @ centred)[1].flip(1)
-    rotate_between(networks.encoder, networks.decoder, axes.to(latents))
 
 
 def _draw(limit: int, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -355,19 +293,31 @@ def _remember_best(state: TrainingState, scalars: dict[str, float]) -> None:
         state.looks_without_progress = 0
 
 
-def _train_decoder(
-    config: RqvaeConfig, state: TrainingState, latents: torch.Tensor, targets: torch.Tensor
+def _train_readers(
+    config: RqvaeConfig,
+    state: TrainingState,
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    tags: torch.Tensor | None,
 ) -> None:
-    """Trains the decoder on the final codes, which no longer move under it."""
+    """Trains decoder and tag classifiers on the final codes, which no longer move under them."""
     settings = config.training
     networks, codebooks = state.networks, state.codebooks
     assert isinstance(networks, Autoencoder) and codebooks is not None
-    quantized = torch.cat([codebooks.quantize(block).quantized for block in latents.split(4096)])
-    optimizer = _optimizer(networks.decoder, settings)
-    decode = _fast(networks.decoder, settings)
+    latents = in_blocks(networks.encoder, rows)
+    found = [codebooks.quantize(block) for block in latents.split(4096)]
+    quantized = torch.cat([block.quantized for block in found])
+    anchors = [torch.cat(level) for level in zip(*(block.anchors for block in found), strict=True)]
+    networks.encoder.requires_grad_(False)
+    optimizer = _optimizer(networks, settings)
+    decode = fast_forward(networks.decoder, settings)
     for step in range(settings.decoder_steps):
         chosen = _draw(len(quantized), settings.batch_size, state.generator)
         loss = squared_error(decode(quantized[chosen]), targets[chosen])
+        if networks.supervision is not None and tags is not None:
+            some = chosen[:TAGGED_ROWS]
+            prefixes = [level[some] for level in anchors]
+            loss = loss + networks.supervision.losses(prefixes, tags[some])[1]
         _set_rate(optimizer, settings.learning_rate * _cosine(step / settings.decoder_steps))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -154,7 +154,7 @@ def _check_fit(settings: Settings) -> None:
         return
     if settings.kind not in STREAMED_KINDS:
         reason = f"{settings.kind} is fitted on all rows at once"
-    elif fit.supervise:
+    elif fit.supervise is True:
         reason = "categories of streamed rows are not known"
     else:
         return

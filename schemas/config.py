@@ -195,14 +195,15 @@ class FitConfig:
       sample_rows: most distinct embeddings taken, the ones with the smallest content hashes.
       memory_rows: most of them in memory; `rqvae` and `moc` are trained on the others by streaming
         them from the worker's disk.
-      supervise: let category paths supervise the levels, where the tokenizer can (`rqvae`).
+      supervise: let category paths supervise the levels of `rqvae`; `auto` where at least half of
+        the sample has one and all of it is in memory.
       tensorboard: local folder for training scalars, one run per subfolder; None writes none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     sample_rows: Annotated[int, pydantic.Field(ge=256)] = 200_000
     memory_rows: Annotated[int, pydantic.Field(ge=256)] = 1_000_000
-    supervise: bool = False
+    supervise: Literal["auto"] | bool = "auto"
     tensorboard: str | None = None
 
 

@@ -37,6 +37,9 @@ RESULT = "result.json"
 
 _METRICS_ROWS = 50_000
 
+SUPERVISING_SHARE = 0.5
+"""Share of the sample that must have a category path for `fit.supervise: auto` to use them."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Previous:
@@ -234,7 +237,7 @@ class _Fit(beam.DoFn):
         resident = min(len(sample.hashes), sampling.memory_rows)
         rows, hashes = sample.read(0, resident), sample.hash_bytes(resident)
         _log.info("fit      on %s distinct embeddings", f"{len(sample.hashes):,}")
-        paths = paths_of_contents(self._catalog, hashes) if sampling.supervise else None
+        paths = self._supervising_paths(hashes, streamed=resident < len(sample.hashes))
         previous = None
         if self._followed is not None:
             previous = self._followed.read(self._catalog, hashes)
@@ -265,6 +268,22 @@ class _Fit(beam.DoFn):
         files.write_bytes(files.join(self._scratch, RESULT), json.dumps(result).encode())
         checkpoint.discard()
         yield identity
+
+    def _supervising_paths(
+        self, hashes: np.ndarray, *, streamed: bool
+    ) -> list[list[str] | None] | None:
+        """Returns the category path of each content, None where they do not supervise the fit."""
+        wanted = self._sampling.supervise
+        if not wanted:
+            return None
+        if wanted == "auto" and (streamed or not isinstance(self._config, RqvaeConfig)):
+            return None
+        paths = paths_of_contents(self._catalog, hashes)
+        known = sum(bool(path) for path in paths)
+        if wanted == "auto" and known < SUPERVISING_SHARE * len(paths):
+            return None
+        _log.info("fit      supervised by the category paths of %s of them", f"{known:,}")
+        return paths
 
 
 @dataclasses.dataclass

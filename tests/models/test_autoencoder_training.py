@@ -10,6 +10,7 @@ import torch
 from models import metrics
 from models.autoencoder_training import TrainingInputs
 from models.config import LossConfig, RqvaeConfig, TagConfig, TrainingConfig, multi_resolution
+from models.mlp import ResidualMlp, rotate_between
 from models.moc import fit_moc
 from models.rqvae import Rqvae, fit_rqvae
 from models.tags import TagTable
@@ -105,7 +106,8 @@ def test_every_loss_and_estimator_changes_the_result(rows):
             "uniqueness": with_losses(balance=0.1, uniqueness=2.0),
             "no commitment": with_losses(balance=0.1, commitment=0.0),
             "rotation": dataclasses.replace(CONFIG, estimator="rotation"),
-            "plain MLP": dataclasses.replace(CONFIG, shortcut=False),
+            "residual MLP": dataclasses.replace(CONFIG, shortcut=True),
+            "four coarse axes": dataclasses.replace(CONFIG, coarse_dim=4),
             "whitening": dataclasses.replace(CONFIG, whitening=1.0),
         }.items()
     }
@@ -229,3 +231,28 @@ class TestTags:
     def test_moc_refuses_tags(self, tagged):
         with pytest.raises(ValueError, match="moc has no prefixes"):
             fit_moc(SMALL["moc"], tagged[0], None, TrainingInputs(tags=tagged[2]))
+
+
+def test_the_first_level_keeps_to_the_widest_axes(rows):
+    """Its codewords are zero beyond `coarse_dim`; the axes before it hold most of the latents."""
+    config = dataclasses.replace(CONFIG, coarse_dim=3)
+    quantizer = fit_rqvae(config, rows)[0]
+    first, second, _ = quantizer.codebooks
+    assert first[:, :3].any(axis=0).all() and not first[:, 3:].any()
+    assert second[:, 3:].any()
+    latents = quantizer.latents(rows)
+    spread = latents.var(axis=0)
+    assert spread[:3].mean() > spread[3:].mean()
+
+
+def test_rotating_between_networks_changes_nothing_but_the_latents(rows):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder, decoder = ResidualMlp((24, 9, 6), True), ResidualMlp((6, 9, 24), True)
+        rotation = torch.linalg.qr(torch.randn(6, 6))[0]
+    given = torch.from_numpy(rows[:50])
+    with torch.no_grad():
+        latents, decoded = encoder(given), decoder(encoder(given))
+        rotate_between(encoder, decoder, rotation)
+        torch.testing.assert_close(encoder(given), latents @ rotation)
+        torch.testing.assert_close(decoder(encoder(given)), decoded)

@@ -32,6 +32,21 @@ def test_uses_every_row_and_is_deterministic():
     assert np.abs(means - first).max() < 0.05
 
 
+def test_splitting_the_largest_clusters_lowers_the_error_and_evens_use(monkeypatch):
+    """Lloyd iterations alone end in the optimum nearest to their start."""
+    rows = clustered_embeddings(6000, dim=8)
+
+    def measured(centroids):
+        distances = ((rows[:, None] - centroids[None]) ** 2).sum(-1)
+        sizes = np.bincount(distances.argmin(1), minlength=len(centroids))
+        return distances.min(1).mean(), sizes.max()
+
+    error, largest = measured(kmeans(rows, 64, 10, 3))
+    monkeypatch.setattr("models.kmeans.SPLIT_ROUNDS", 0)
+    error_before, largest_before = measured(kmeans(rows, 64, 10, 3))
+    assert error < error_before and largest < largest_before
+
+
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="at least 1 row"):
         kmeans(np.zeros((0, 3), "f4"), 4, 10, 0)
