@@ -9,7 +9,8 @@
 Embeddings come from the default encoder and are kept in --cache. `rqvae` is what `semid tokenize`
 fits by default: category paths supervise it where the catalog has them; "rqvae, embeddings alone"
 is not supervised, like every other row. All hierarchical tokenizers use 3 levels of 256, 24 bits an
-item; vq has one level of 8192, which is what a single codebook can have. Seconds are wall time with whatever else the machine does: run it alone.
+item; vq has one level of 8192, which is what a single codebook can have.
+Seconds are wall time with whatever else the machine does: run it alone.
 """
 
 from __future__ import annotations

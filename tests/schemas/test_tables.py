@@ -38,6 +38,7 @@ def test_published_items_are_as_the_contract_says():
         "sid": "int64",
         "codes": "list<item: int32>",
         "base_codes": "list<item: int32>",
+        "path_labels": "list<item: string>",
         "suffix": "int32",
         "placement": "string",
         "quantization_error": "float",
