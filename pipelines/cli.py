@@ -122,7 +122,12 @@ def _build_parser() -> argparse.ArgumentParser:
     what.add_argument("--prefix", metavar="CODES", help="the first codes: 17-203")
     what.add_argument("--query", metavar="TEXT", help="find the items nearest to a text")
     what.add_argument("--query-item", metavar="ID", help="find the items nearest to an item")
-    show.add_argument("--limit", type=int, default=10, help="rows per list (default 10)")
+    show.add_argument(
+        "--limit",
+        type=int,
+        default=10,
+        help="rows per list, and nodes per branch: a third as many one level down (default 10)",
+    )
 
     check = add("verify", _verify, "re-check every invariant from the files alone")
     check.add_argument("--root", required=True)

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from models.sid import SidLayout, format_codes, parse_codes
 from pipelines.errors import UsageError
-from pipelines.published_tables import NO_TRIE, PublishedTables, index_parts, sum_nodes
+from pipelines.prefix_tree import count_text, empty_tree, listed, read_tree, tree_lines
+from pipelines.published_tables import NO_TRIE, PublishedTables, index_parts
 from pipelines.root import Root
 from pipelines.tag_prediction import predict_tags
 from schemas.arrays import matrix_from_list
@@ -120,6 +121,8 @@ def show_sid(view: View, text: str, limit: int = 10) -> dict[str, Any]:
 def show_prefix(view: View, text: str, limit: int = 10) -> dict[str, Any]:
     """Shows what a prefix such as `17-203` holds; the empty text is the whole generation.
 
+    Below it are the nodes of two levels, the fullest first; where there are none, items.
+
     Raises:
       UsageError: the text is not a prefix, or no item has it.
     """
@@ -131,16 +134,24 @@ def show_prefix(view: View, text: str, limit: int = 10) -> dict[str, Any]:
         first, last = layout.prefix_range(codes)
     except ValueError as error:
         raise UsageError(f"--prefix: {error}") from error
-    rows = view.items_in(first, last)
-    if not rows.num_rows:
+    tree = read_tree(view, codes, limit) if layout.hierarchical else empty_tree()
+    titles = view.titles([node["exemplar"] for node in listed(tree)])
+    for node in listed(tree):
+        node["exemplar"] = titles.get(node["exemplar"], (None, None))[0] or node["exemplar"]
+    items = sum(child["items"] for child in tree["children"]) + tree["more"]["items"]
+    sample = []
+    if not tree["children"]:
+        rows = view.items_in(first, last)
+        items, sample = rows.num_rows, _sample(view, rows, limit)
+    if not items:
         raise UsageError(f"no item of generation {view.generation} has the prefix {text}")
     return {
         "generation": view.generation,
         "prefix": format_codes(codes),
-        "items": rows.num_rows,
+        "items": items,
         "label": _labels(view, [codes]).get(tuple(codes)),
-        "children": _children(view, codes, limit),
-        "sample": _sample(view, rows, limit),
+        **tree,
+        "sample": sample,
         "absent": None if layout.hierarchical else NO_TRIE,
     }
 
@@ -169,17 +180,12 @@ def show_text(shown: dict[str, Any]) -> str:
     else:
         name = shown["prefix"] or "all prefixes"
         label = f"  {shown['label']}" if shown["label"] else ""
-        lines.append(f"{name}{label}  {shown['items']:,} items")
+        lines.append(f"{name}{label}  ({count_text(shown['items'])})")
         if shown["absent"]:
             lines.append(f"  {shown['absent']}")
+        lines += tree_lines(shown)
         lines += [
-            f"  {row['prefix']:<16} {row['items']:>8,} items  {row['label'] or ''}"
-            f"  e.g. {row['exemplar']}"
-            for row in shown["children"]
-        ]
-        lines.append("  items")
-        lines += [
-            f"    {row['sid_text']:<16} {row['title'] or row['item_id']}" for row in shown["sample"]
+            f"  {row['sid_text']:<16} {row['title'] or row['item_id']}" for row in shown["sample"]
         ]
     return "\n".join(lines)
 
@@ -256,33 +262,6 @@ def _sample(view: View, rows: pa.RecordBatch | pa.Table, limit: int) -> list[dic
             "title": titles.get(row["item_id"], (None, None))[0],
         }
         for row in some
-    ]
-
-
-def _children(view: View, codes: Sequence[int], limit: int) -> list[dict[str, Any]]:
-    """Returns the fullest child nodes of a prefix."""
-    depth = len(codes) + 1
-    if depth > view.layout.num_levels:
-        return []
-    tables: list[pa.Table] = []
-    for path in view.paths("nodes"):
-        nodes = files.read_table(path)
-        nodes = nodes.filter(pc.equal(nodes["depth"], depth))
-        for level, code in enumerate(codes):
-            nodes = nodes.filter(pc.equal(pc.list_element(nodes["codes"], level), code))
-        tables.append(nodes)
-    rows = sum_nodes(pa.concat_tables(tables)).to_pylist() if tables else []
-    rows.sort(key=lambda row: (-row["item_count"], row["codes"]))
-    titles = view.titles([row["exemplar_item_id"] for row in rows[:limit]])
-    return [
-        {
-            "prefix": format_codes(row["codes"]),
-            "items": row["item_count"],
-            "label": row["label"],
-            "exemplar": titles.get(row["exemplar_item_id"], (None, None))[0]
-            or row["exemplar_item_id"],
-        }
-        for row in rows[:limit]
     ]
 
 

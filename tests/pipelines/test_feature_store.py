@@ -26,6 +26,7 @@ from pipelines.published_tables import PublishedTables
 from pipelines.root import Root
 from tests.pipelines.jobs import (
     AS_OF,
+    add,
     command,
     current,
     run,
@@ -65,7 +66,8 @@ def online(root: Path, names: list[str], features: list[str]) -> list[dict[str, 
 def assert_store_is_published(root: Path, gone: tuple[str, ...] = ("never-seen",)) -> None:
     """Asserts that the online store gives exactly the live items, and nothing else it knows."""
     items = table(root, "items")
-    features = [name for name in items.schema.names if not name.endswith("_timestamp")][1:]
+    left_out = ("item_id", "path_labels", "event_timestamp", "created_timestamp")
+    features = [name for name in items.schema.names if name not in left_out]
     assert {"sid", "codes", "unigram", "prefix_ngram", "quantization_error"} <= set(features)
     rows = items.to_pylist()
     expected = [{name: row[name] for name in features} for row in rows]
@@ -130,6 +132,26 @@ def test_a_night_writes_what_changed_and_removes_what_went(tmp_path: Path) -> No
     assert (outcome.log.changed, outcome.log.gone) == (1, 0)
     assert_store_is_published(root, gone=("item-002",))
     assert sids(root)["item-001"] == before["item-001"]
+
+
+def test_what_a_backfill_added_is_written(tmp_path: Path) -> None:
+    """With labels that items gain while their features stay, and with learned pieces."""
+
+    def catalog(name: str, contents: dict[str, Any]) -> str:
+        rows = vector_rows(contents)
+        labelled = [{**row, "category_path": ["all", row["title"][-1:]]} for row in rows]
+        return write_rows(tmp_path / name, labelled)
+
+    root = tmp_path / "root"
+    pieces = {"ngrams": [*FEATURES["ngrams"], {"name": "spm", "table_size": 60}]}
+    run(catalog("all.parquet", CONTENTS), root, pieces)
+    assert sync(root).materialized == 60
+    more = {"item-005": "another content", "item-900": "new"}
+    add(catalog("more.parquet", more), root, as_of=AS_OF + DAY)
+    outcome = sync(root)
+    assert (outcome.log.changed, outcome.log.gone, outcome.materialized) == (2, 0, 2)
+    assert "spm" in outcome.features
+    assert_store_is_published(root)
 
 
 def test_ids_of_64_bits_survive(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Looking at what is published: items, IDs, prefixes, metrics, the quickstart."""
 
 import json
+import re
+from collections import Counter
 
 import pytest
 
@@ -65,22 +67,72 @@ def test_a_sid_is_found_packed_and_dashed(show, items):
 def test_a_prefix_is_shown_with_its_children(show, items):
     first = items[100]["codes"][0]
     under = [item for item in items if item["codes"][0] == first]
-    code, shown, _ = show("--prefix", str(first), "--limit", "3")
+    code, shown, _ = show("--prefix", str(first), "--limit", "300")
     assert code == 0
-    assert shown["items"] == len(under)
-    assert len(shown["sample"]) == min(3, len(under))
-    counts = [child["items"] for child in shown["children"]]
-    assert counts == sorted(counts, reverse=True)
-    _, everything, _ = show("--prefix", str(first), "--limit", "100")
-    assert sum(child["items"] for child in everything["children"]) == len(under)
-    assert {child["prefix"] for child in everything["children"]} == {
+    assert (shown["items"], shown["sample"]) == (len(under), [])
+    assert {child["prefix"]: child["items"] for child in shown["children"]} == Counter(
         dashed(item["codes"][:2]) for item in under
-    }
-    whole = show("--limit", "100")[1]
-    assert whole["items"] == 300
-    assert sum(child["items"] for child in whole["children"]) == 300
+    )
+    below = [leaf for child in shown["children"] for leaf in child["children"]]
+    assert {leaf["prefix"] for leaf in below} == {dashed(item["codes"]) for item in under}
+    assert {(leaf["items"], leaf["more"]["nodes"]) for leaf in below} == {(1, 0)}
+
+
+def test_the_tree_is_bounded_and_counts_what_it_leaves_out(show, items):
+    shown = show("--limit", "6")[1]
+    assert shown["items"] == 300
+    for parent, most in [(shown, 6), *((child, 2) for child in shown["children"])]:
+        counts = [child["items"] for child in parent["children"]]
+        assert counts == sorted(counts, reverse=True)
+        assert 1 <= len(counts) <= most
+        assert sum(counts) + parent["more"]["items"] == parent["items"]
+        assert len(counts) == most or not parent["more"]["nodes"]
+        depth = len(parent["prefix"].split("-")) if parent["prefix"] else 0
+        below = {
+            dashed(item["codes"][: depth + 1])
+            for item in items
+            if not depth or dashed(item["codes"][:depth]) == parent["prefix"]
+        }
+        assert len(counts) + parent["more"]["nodes"] == len(below)
+    assert not any(leaf["children"] for child in shown["children"] for leaf in child["children"])
+    fullest = Counter(item["codes"][0] for item in items).most_common(1)[0][1]
+    assert shown["children"][0]["items"] == fullest
+
+
+def test_a_whole_id_is_a_prefix_of_one_item(show, items):
     leaf = show("--prefix", dashed(items[0]["codes"]))[1]
     assert (leaf["items"], leaf["children"]) == (1, [])
+    assert [row["item_id"] for row in leaf["sample"]] == [items[0]["item_id"]]
+
+
+def test_the_tree_counts_what_a_backfill_added(tmp_path, copied, vector_root, capsys):
+    root = copied(vector_root)
+    rows = jobs.vector_rows({"item-900": "new", "item-901": "newer"})
+    jobs.add(jobs.write_rows(tmp_path / "more.parquet", rows), root)
+    assert jobs.command(tmp_path, "show", "--root", str(root), "--limit", "16", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    codes = jobs.table(root, "items")["codes"].to_pylist()
+    assert shown["items"] == 302
+    assert {child["prefix"]: child["items"] for child in shown["children"]} == Counter(
+        str(code[0]) for code in codes
+    )
+
+
+def test_the_tree_is_drawn_with_labels(tmp_path, capsys, text_root):
+    assert jobs.command(tmp_path, "show", "--root", str(text_root), "--limit", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "all prefixes  (300 items)"
+    nodes = jobs.table(text_root, "nodes").to_pylist()
+    labels = {dashed(node["codes"]): node["label"] for node in nodes}
+    drawn = 0
+    for line in lines[1:]:
+        found = re.fullmatch(r"(?:│  |   )?[├└]─ ([0-9-]+)  (.*)  \(.*\)", line)
+        if found:
+            assert labels[found[1]] == found[2]
+            drawn += 1
+        else:
+            assert re.fullmatch(r"(?:│  |   )?└─ [0-9,]+ more, [0-9,]+ items?", line)
+    assert drawn == 4 + 4  # one child under each of four nodes
 
 
 UNKNOWN = [
