@@ -194,7 +194,7 @@ def _add_job_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", metavar="FILE", help="YAML configuration")
     command.add_argument(
         "--as-of",
-        type=_timestamp,
+        type=timestamp,
         metavar="TIME",
         help="ISO 8601 time to stamp rows with, such as a scheduler's logical date (default: now)",
     )
@@ -232,7 +232,8 @@ def _add_interactions_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, help="default 0")
 
 
-def _timestamp(text: str) -> datetime.datetime:
+def timestamp(text: str) -> datetime.datetime:
+    """Reads an ISO 8601 time, UTC where it names no zone; an argument type for argparse."""
     try:
         value = datetime.datetime.fromisoformat(text)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import yaml
 
 from pipelines import flex_template
+from pipelines.cli import timestamp
 from pipelines.errors import UsageError
 from pipelines.flex_template import build_parser, main
-from tests.pipelines.jobs import SETTINGS, assert_sound, sids, vector_rows, write_rows
+from tests.pipelines.jobs import AS_OF, SETTINGS, assert_sound, sids, table, vector_rows, write_rows
 
 
 def test_the_template_publishes_a_generation(tmp_path: Path) -> None:
@@ -25,8 +27,10 @@ def test_the_template_publishes_a_generation(tmp_path: Path) -> None:
     patterns = f"{tmp_path}/a.jsonl;{tmp_path}/b.jsonl"
     root = tmp_path / "root"
     where = ["--catalog", patterns, "--root", str(root), "--config", str(config)]
-    main([*where, "--runner", "FnApiRunner"])
+    main([*where, "--as_of", "2026-03-01T02:00:00Z", "--runner", "FnApiRunner"])
     assert set(sids(root)) == set(contents)
+    stamped = AS_OF + datetime.timedelta(hours=2)
+    assert set(table(root, "items")["event_timestamp"].to_pylist()) == {stamped}
     assert_sound(root)
 
 
@@ -35,6 +39,12 @@ def test_a_bad_configuration_fails_the_launch(tmp_path: Path) -> None:
     config.write_text("encoder: {modle: x}", "utf-8")
     with pytest.raises(UsageError, match=r"encoder\.modle: unknown key"):
         main(["--catalog", "x", "--root", str(tmp_path / "root"), "--config", str(config)])
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_bad_time_fails_the_launch(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--as_of: 'tonight' is not an ISO 8601 time"):
+        main(["--catalog", "x", "--root", str(tmp_path / "root"), "--as_of", "tonight"])
     assert not (tmp_path / "root").exists()
 
 
@@ -77,11 +87,19 @@ def test_dataflow_is_told_of_the_parameters_that_the_template_takes() -> None:
         ("config", "gs://shop/semid.yml", True),
         ("config", "gs://shop/semid.json", False),
         ("config", "semid.yaml", False),
+        ("as_of", "", True),
+        ("as_of", "2026-03-01", True),
+        ("as_of", "2026-03-01T02:00:00Z", True),
+        ("as_of", "2026-03-01T02:00:00.5+01:00", True),
+        ("as_of", "2026-3-1", False),
+        ("as_of", "tonight", False),
     ],
 )
 def test_dataflow_checks_parameters_before_it_starts(name: str, value: str, good: bool) -> None:
     expressions = described()[name]["regexes"]
     assert expressions
     assert all(re.fullmatch(text, value) for text in expressions) == good
+    if name == "as_of" and value and good:
+        assert timestamp(value).tzinfo
     if value in ("", described()[name].get("defaultValue")):
         assert good == described()[name]["isOptional"]
