@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from models.shards import balanced_ranges
 from models.sid import SidLayout
 from pipelines.beam_options import run_pipeline, single_process
 from pipelines.catalog_input import CatalogInput
@@ -50,7 +49,7 @@ from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
 from semid_transforms.measuring import metrics_bytes
 from semid_transforms.placing import PlaceItems
-from semid_transforms.quantizing import AssignCodes, histogram_length
+from semid_transforms.quantizing import AssignCodes, plan_shards
 from semid_transforms.shard_placement import Identity, Stamp
 from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
 
@@ -240,7 +239,7 @@ class Chain:
         if not replan:
             assert manifest is not None
             return {"shards": manifest.shards, "replanned": False}
-        shards = _plan_shards(assign.histogram_path, layout, math.ceil(live / per_shard))
+        shards = plan_shards(assign.histogram_path, layout, math.ceil(live / per_shard))
         return {"shards": shards, "replanned": True}
 
     def assign_codes(self, tokenizer_id: str) -> AssignCodes:
@@ -450,13 +449,3 @@ class Chain:
         known = self._parent.manifest.counts["items"] if self._parent.manifest else 0
         rows = max(known, catalog_bytes // BYTES_PER_ITEM)
         return max(1, math.ceil(rows / self._settings.job.shards.rows_per_shard))
-
-
-def _plan_shards(histogram_path: str, layout: SidLayout, num_shards: int) -> list[int]:
-    """Cuts the SID space into ranges of about equal size; returns each range's first SID."""
-    histogram = files.read_table(histogram_path)
-    ranges = balanced_ranges(
-        histogram["prefix"].to_numpy(), histogram["rows"].to_numpy(), num_shards
-    )
-    shift = layout.shift(histogram_length(layout))
-    return [int(start) << shift for start in ranges.starts]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from models.quantizer import Quantizer
+from models.shards import balanced_ranges
 from models.sid import SidLayout
 from models.tokenizers import from_files
 from schemas.arrays import list_from_matrix, matrix_from_list
@@ -52,6 +53,16 @@ def histogram_length(layout: SidLayout) -> int:
     while length < longest and sum(layout.level_bits[: length + 1]) <= _HISTOGRAM_BITS:
         length += 1
     return length
+
+
+def plan_shards(histogram_path: str, layout: SidLayout, num_shards: int) -> list[int]:
+    """Cuts the SID space into ranges of about equal size; returns each range's first SID."""
+    histogram = files.read_table(histogram_path)
+    ranges = balanced_ranges(
+        histogram["prefix"].to_numpy(), histogram["rows"].to_numpy(), num_shards
+    )
+    shift = layout.shift(histogram_length(layout))
+    return [int(start) << shift for start in ranges.starts]
 
 
 def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
