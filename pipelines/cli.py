@@ -436,8 +436,23 @@ def _quickstart(options: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 
 def _print(options: argparse.Namespace, value: Any, text: Callable[[], str]) -> None:
-    """Prints the result once: as JSON, or as text for people."""
-    print(json.dumps(value, indent=1, ensure_ascii=False) if options.json else text())
+    """Prints the result once: as JSON, or as text for people.
+
+    Raises:
+      CommandError: standard output cannot be written to, for example because its disk is full.
+    """
+    said = json.dumps(value, indent=1, ensure_ascii=False) if options.json else text()
+    try:
+        print(said, flush=True)
+    except OSError as error:
+        # What stays in the buffer would fail again when the process ends, after its exit code.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # such as `head`, which has read what it wants
+            raise CommandError(
+                f"done, but the result cannot be printed: {error.strerror}; `semid show` tells "
+                f"what is published"
+            ) from error
 
 
 def _configure_logging(quiet: bool) -> None:
