@@ -10,6 +10,8 @@ What is in use, and stays whatever is asked:
     touched such a run for `stale_hours` it counts as abandoned.
   - tokenizers that a generation or run above names, that were written within `stale_hours`, or that
     `semid fit` made since the oldest kept generation.
+  - half-written files beside CURRENT and under `tokenizers/`, while any process works on a run or
+    until `stale_hours` after they were written. Others lie in folders that go as a whole.
 Nothing else refers to another generation's files: carried files are hard links or copies, reserved
 IDs are carried along, and `first_generation` and `retired_generation` are only names.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -70,6 +73,7 @@ class Garbage:
       generations: folders to remove.
       runs: keys of abandoned runs.
       tokenizers: ids to remove.
+      leftovers: paths, below the root, of files that killed processes left half written.
       kept: generations that stay, CURRENT first.
       busy: keys of runs that a process works on.
     """
@@ -77,6 +81,7 @@ class Garbage:
     generations: list[str]
     runs: list[str]
     tokenizers: list[str]
+    leftovers: list[str]
     kept: list[str]
     busy: list[str]
 
@@ -112,6 +117,7 @@ def find_garbage(root: Root, keep: int, stale_hours: float = STALE_HOURS) -> Gar
     chain = _chain(root, current, keep)
     abandoned = [run for run in runs if run.is_abandoned(current, stale_hours)]
     alive = [run for run in runs if run not in abandoned]
+    busy = [run.key for run in runs if run.running]
     worked_on = {name for run in alive for name in (run.generation, run.parent) if name}
     used = worked_on | chain.keys()
     manifests = [*chain.values(), *_manifests(root, worked_on - chain.keys())]
@@ -126,8 +132,9 @@ def find_garbage(root: Root, keep: int, stale_hours: float = STALE_HOURS) -> Gar
             for name in tokenizers
             if name not in named and not _may_serve(root, name, oldest, stale_hours)
         ],
+        leftovers=[] if busy else _leftovers(root, stale_hours),
         kept=[*chain, *sorted(name for name in folders if name in used - chain.keys())],
-        busy=[run.key for run in runs if run.running],
+        busy=busy,
     )
 
 
@@ -150,6 +157,7 @@ def remove_garbage(root: Root, garbage: Garbage) -> Garbage:
             garbage,
             generations=[],
             tokenizers=[],
+            leftovers=[],
             runs=[key for key in garbage.runs if key not in taken],
             busy=[*garbage.busy, *taken],
         )
@@ -159,6 +167,8 @@ def remove_garbage(root: Root, garbage: Garbage) -> Garbage:
         files.remove_tree(root.folder(name))
     for name in garbage.tokenizers:
         files.remove_tree(root.tokenizer_folder(name))
+    for name in garbage.leftovers:
+        files.remove_file(files.join(root.path, name))
     return dataclasses.replace(garbage, generations=generations)
 
 
@@ -166,14 +176,21 @@ def garbage_text(root: Root, garbage: Garbage, removed: bool) -> str:
     """Says what went, or would go."""
     verb = "removed" if removed else "would remove"
     lines = [f"{verb} from {root.path}"]
-    for what in ("generations", "runs", "tokenizers"):
+    for what in ("generations", "runs", "tokenizers", "leftovers"):
         names = getattr(garbage, what)
-        shown = "  ".join(name[:16] for name in names) or "none"
+        shown = "  ".join(files.base_name(name)[:16] for name in names) or "none"
         lines.append(f"  {what:<12} {len(names):>4}  {shown}")
     lines.append(f"  kept         {len(garbage.kept):>4}  {'  '.join(garbage.kept)}")
     if garbage.busy:
         lines.append(f"  at work      {len(garbage.busy):>4}  {'  '.join(garbage.busy)}")
     return "\n".join(lines)
+
+
+def _leftovers(root: Root, stale_hours: float) -> list[str]:
+    idle = stale_hours * 3600
+    found = files.find_leftovers(root.path, idle, deep=False)
+    found += files.find_leftovers(files.join(root.path, "tokenizers"), idle)
+    return [os.path.relpath(path, root.path) for path in found]
 
 
 def _look_at(root: Root, key: str) -> KnownRun:

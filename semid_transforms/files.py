@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import math
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
@@ -262,14 +264,36 @@ def sync_folders(folder: str) -> None:
             os.close(descriptor)
 
 
+def find_leftovers(folder: str, idle_seconds: float = 0.0, deep: bool = True) -> list[str]:
+    """Returns what writers that were killed left half written in a folder, sorted.
+
+    Object stores show no half-written objects: nothing is found there.
+
+    Args:
+      folder: to look in.
+      idle_seconds: files that were written to later than so long ago are left out, unless 0.
+      deep: look in the folders below too.
+    """
+    found: list[str] = []
+    # The clock of a network filesystem may be ahead of this machine's.
+    before = time.time() - idle_seconds if idle_seconds else math.inf
+    for at, below, names in os.walk(folder) if is_local(folder) else ():
+        if not deep:
+            below.clear()
+        for name in names:
+            path = os.path.join(at, name)
+            if name.startswith(".") and name.endswith(_TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):  # its writer has just ended
+                    if os.stat(path).st_mtime <= before:
+                        found.append(path)
+    return sorted(found)
+
+
 def remove_leftovers(folder: str) -> None:
     """Removes what writers that were killed left half written in a local folder and below."""
-    if is_local(folder):
-        for at, _, names in os.walk(folder):
-            for name in names:
-                if name.startswith(".") and name.endswith(_TEMPORARY):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.remove(os.path.join(at, name))
+    for path in find_leftovers(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def is_same_file(left: str, right: str) -> bool:

@@ -147,3 +147,26 @@ def test_tokenizers_wait_for_a_full_run(root, tmp_path):
     assert find_garbage(at, 1, stale_hours=1000).tokenizers == []
     age(root / "tokenizers", 30)
     assert find_garbage(at, 1).tokenizers == sorted([fitted, broken.name])
+
+
+def test_half_written_files_go_once_no_run_works_there(root):
+    at = Root(str(root))
+    (tokenizer,) = names(root, "tokenizers")
+    halves = [".CURRENT.0123456789abcdef.tmp", f"tokenizers/{tokenizer}/.metrics.json.01ab.tmp"]
+    for name in halves:
+        (root / name).write_bytes(b"{")
+    whole = {path for path in root.rglob("*") if path.is_file()} - {root / n for n in halves}
+    assert find_garbage(at, 1).leftovers == [], "their writers may be alive"
+    for name in halves:
+        then = time.time() - 30 * 3600
+        os.utime(root / name, (then, then))
+    with open_run(at, {"command": "tokenize", "parent": at.published().generation}, 2) as run:
+        assert find_garbage(at, 1).leftovers == []
+        assert find_garbage(at, 1).busy == [run.key]
+    run.discard()
+    found = find_garbage(at, 1)
+    assert found.leftovers == halves
+    remove_garbage(at, found)
+    assert {path for path in root.rglob("*") if path.is_file()} == whole
+    assert find_garbage(at, 1).leftovers == []
+    jobs.assert_sound(root)
