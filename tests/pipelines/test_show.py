@@ -196,6 +196,7 @@ def test_metrics_come_with_their_definitions(show, text_root):
     assert code == 0
     generation = text_root / "generations" / shown.pop("generation")
     assert shown.pop("compared") == {}
+    assert shown.pop("tokenizer")["tag_accuracy"] == [], "rqkmeans is not supervised"
     assert shown == json.loads((generation / "metrics.json").read_text())
     assert shown["definitions"] == DEFINITIONS
     assert shown["items"] == 300
@@ -222,7 +223,7 @@ def test_text_output_is_for_people(tmp_path, capsys, text_root, items):
 
 def test_the_quickstart_runs_from_nothing(tmp_path, capsys, monkeypatch):
     """Small, but whole: the embedded encoder, a short training of the default kind, the tour."""
-    training = {"steps": 30, "warmup_steps": 5, "decoder_steps": 5, "batch_size": 64}
+    training = {"steps": 150, "warmup_steps": 50, "decoder_steps": 20, "batch_size": 64}
     config = {"quantizer": {"kind": "rqvae", "hidden": [32], "training": training}}
     monkeypatch.setattr(pipelines.quickstart, "parse_settings", lambda _: parse_settings(config))
     monkeypatch.setattr(pipelines.quickstart, "PRODUCTS", 48)
