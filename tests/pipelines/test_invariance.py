@@ -108,7 +108,7 @@ def test_two_worker_processes_give_the_same_tables(tmp_path, text_config, text_r
     subprocess.run(
         [sys.executable, "-m", "pipelines", "tokenize", *arguments, *workers],
         check=True,
-        timeout=120,
+        timeout=600,
         stdout=subprocess.DEVNULL,
     )
     expected, got = published(text_root), published(tmp_path / "root")
