@@ -39,8 +39,9 @@ from models.warm_start import StartingPoint, warm_training
 MAX_HOLDOUT = 4096
 # Rows on which collisions are watched while training: enough to have some, 40 ms on two cores.
 WATCHED_ROWS = 4096
-# Rows of a batch that are compared with their tags: as good as all 1,024 at half the cost.
-TAGGED_ROWS = 512
+# Rows of a batch that are compared with their tags, and steps from one such batch to the next,
+# each weighing as much more: as good as all 1,024 rows at every step for a quarter of the cost.
+TAGGED_ROWS, STEPS_PER_TAGGED = 512, 2
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -194,11 +195,13 @@ def train_autoencoder(
                 left, right = slice(start, start + half), slice(start + half, start + 2 * half)
                 start += 2 * half
                 loss = loss + pair_loss(config, latents, target, found, depth, left, right)
-            if networks.supervision is not None and tags is not None:
+            tagged_step = state.step % STEPS_PER_TAGGED == 0
+            if networks.supervision is not None and tags is not None and tagged_step:
                 tagged = slice(paired, paired + TAGGED_ROWS)
                 prefixes = [through(latents[tagged], anchor[tagged]) for anchor in found.anchors]
                 aligned, predicted = networks.supervision.losses(prefixes, tags[chosen[tagged]])
-                loss = loss + config.tags.alignment * aligned + config.tags.prediction * predicted
+                weighted = config.tags.alignment * aligned + config.tags.prediction * predicted
+                loss = loss + STEPS_PER_TAGGED * weighted
         _set_rate(optimizer, settings.learning_rate * _cosine(state.step / settings.steps))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
