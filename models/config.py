@@ -37,7 +37,7 @@ class TrainingConfig:
       compile: compiles encoder and decoder; only on a GPU.
     """
 
-    steps: int = 1400
+    steps: int = 1300
     warmup_steps: int = 200
     batch_size: int = 1024
     learning_rate: float = 3e-3
