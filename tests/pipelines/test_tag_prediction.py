@@ -20,7 +20,7 @@ CONFIG: dict[str, Any] = {
         "latent_dim": 8,
         "hidden": [32],
         "tags": {"rare": 5, "hidden": 16, "alignment": 1.0, "prediction": 1.0},
-        "training": {**TRAINING, "batch_size": 128, "decoder_steps": 10, "holdout": 0.2},
+        "training": {**TRAINING, "batch_size": 128, "decoder_steps": 60, "holdout": 0.2},
     },
     "fit": {"supervise": True},
 }
