@@ -13,7 +13,7 @@ from models.input_scaling import InputScaling
 from models.mlp import ResidualMlp, rotate_between
 from models.tag_supervision import TagSupervision
 from models.tags import TagTable
-from models.warm_start import StartingPoint
+from models.warm_start import TrainedAutoencoder
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -40,7 +40,7 @@ def build_autoencoder(
     scaling: InputScaling,
     embeddings: np.ndarray,
     tags: TagTable | None,
-    start: StartingPoint | None,
+    start: TrainedAutoencoder | None,
 ) -> Autoencoder:
     """Initialises the networks from seed or start, leaving torch's own generator as it was.
 

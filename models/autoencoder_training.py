@@ -20,7 +20,6 @@ from models.autoencoder import (
 )
 from models.codebook_training import LearningCodebooks
 from models.config import RqvaeConfig, TrainingConfig
-from models.dense import DenseNetwork
 from models.input_scaling import InputScaling
 from models.losses import (
     balance_loss,
@@ -34,7 +33,7 @@ from models.pair_mining import MINED_ROWS, SharedPairs, pair_loss, paired_depths
 from models.tag_supervision import TagHeads
 from models.tags import TagTable
 from models.training_state import TrainingState
-from models.warm_start import StartingPoint, warm_training
+from models.warm_start import TrainedAutoencoder, warm_training
 
 MAX_HOLDOUT = 4096
 # Rows on which collisions are watched while training: enough to have some, 40 ms on two cores.
@@ -64,7 +63,7 @@ class TrainingInputs:
     stream: Callable[[int, int], Iterator[np.ndarray]] | None = None
     checkpoint: Callable[[bytes], None] | None = None
     resume: bytes | None = None
-    start: StartingPoint | None = None
+    start: TrainedAutoencoder | None = None
 
     def __post_init__(self) -> None:
         if self.tags is not None and self.stream is not None:
@@ -75,19 +74,15 @@ class TrainingInputs:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained autoencoder, ready to be a quantizer.
+    """What training gives.
 
     Attributes:
-      encoder: embeddings (D) to latents (d).
-      decoder: quantized latents (d) to embeddings (D).
-      codebooks: L float32 arrays (K_l, d).
+      autoencoder: the networks and codebooks.
       tags: the tag classifiers, when there were tags.
       scalars: what was measured on held-out rows.
     """
 
-    encoder: DenseNetwork
-    decoder: DenseNetwork
-    codebooks: tuple[np.ndarray, ...]
+    autoencoder: TrainedAutoencoder
     tags: TagHeads | None
     scalars: dict[str, float]
 
@@ -363,7 +358,7 @@ def _export(
     heads = None
     if networks.supervision is not None and tags is not None:
         heads = networks.supervision.export(tags.names)
-    return Trained(
+    autoencoder = TrainedAutoencoder(
         encoder=dense_network(
             networks.encoder, _grid(typical), before=(scaling.matrix, scaling.mean)
         ),
@@ -373,9 +368,8 @@ def _export(
             after=(np.eye(dim) * scaling.scale, scaling.mean),
         ),
         codebooks=tuple(book.cpu().numpy().copy() for book in codebooks.words),
-        tags=heads,
-        scalars=scalars,
     )
+    return Trained(autoencoder, heads, scalars)
 
 
 def _grid(typical: float) -> float:

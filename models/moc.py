@@ -16,7 +16,7 @@ from models.dense import DenseNetwork, DenseTensors
 from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
 from models.quantizer import Quantizer
 from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
-from models.warm_start import StartingPoint
+from models.warm_start import TrainedAutoencoder
 
 
 class Moc(Quantizer):
@@ -51,9 +51,9 @@ class Moc(Quantizer):
         return self._codebooks
 
     @property
-    def starting_point(self) -> StartingPoint:
+    def starting_point(self) -> TrainedAutoencoder:
         """What another fit can go on from."""
-        return StartingPoint(self._encoder, self._decoder, self._codebooks)
+        return TrainedAutoencoder(self._encoder, self._decoder, self._codebooks)
 
     @functools.cached_property
     def _fast(self) -> tuple[DenseTensors, CodewordTensors]:
@@ -127,4 +127,5 @@ def fit_moc(
         training=config.training,
     )
     trained = train_autoencoder(shared, embeddings, progress, inputs, parallel=True)
-    return Moc(trained.encoder, trained.decoder, trained.codebooks), trained.scalars
+    model = trained.autoencoder
+    return Moc(model.encoder, model.decoder, model.codebooks), trained.scalars

@@ -15,7 +15,7 @@ from models.config import RqvaeConfig
 from models.dense import DenseNetwork, DenseTensors
 from models.residual import ResidualQuantizer, checked_embeddings
 from models.tag_supervision import TagHeads, TagPrediction
-from models.warm_start import StartingPoint
+from models.warm_start import TrainedAutoencoder
 
 
 class Rqvae(ResidualQuantizer):
@@ -56,9 +56,9 @@ class Rqvae(ResidualQuantizer):
         return self._codebooks
 
     @property
-    def starting_point(self) -> StartingPoint:
+    def starting_point(self) -> TrainedAutoencoder:
         """What another fit can go on from."""
-        return StartingPoint(self._encoder, self._decoder, self._codebooks)
+        return TrainedAutoencoder(self._encoder, self._decoder, self._codebooks)
 
     @functools.cached_property
     def _fast_encoder(self) -> DenseTensors:
@@ -127,7 +127,6 @@ def fit_rqvae(
       The quantizer and what was measured on held-out rows.
     """
     trained = train_autoencoder(config, embeddings, progress, inputs)
-    quantizer = Rqvae(
-        trained.encoder, trained.decoder, trained.codebooks, config.beam, trained.tags
-    )
+    model = trained.autoencoder
+    quantizer = Rqvae(model.encoder, model.decoder, model.codebooks, config.beam, trained.tags)
     return quantizer, trained.scalars

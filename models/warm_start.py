@@ -20,8 +20,8 @@ codes with another; at three times the rate 96.6 % and 2.9 %, at a third of it 9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StartingPoint:
-    """A trained autoencoder to go on from.
+class TrainedAutoencoder:
+    """Networks and codebooks of a trained tokenizer: what it encodes with, and can go on from.
 
     Attributes:
       encoder: embeddings (D) to latents (d).

@@ -7,7 +7,6 @@ configuration are those of the published generation.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,15 +138,11 @@ def _run_links(job: Job, run: Run, parent: Published, chain: DeltaChain) -> Outc
     embed = run.link("embed", lambda: chain.embed(read))
     tokenizer = parent.manifest.fingerprints.tokenizer
     fit = run.link("fit", lambda: {"tokenizer_id": tokenizer, "fitted": False})
-    assign = run.link("assign", lambda: chain.assign(embed, fit))
+    run.link("assign", lambda: chain.assign(embed, fit))
     place = run.link("place", lambda: chain.place(read, embed, fit))
-    index = run.link("index", lambda: chain.index(fit, place))
-    metrics_path = run.output("metrics.json")
-    metrics = json.loads(files.read_bytes(metrics_path))
-    check_gates(metrics, job.settings.job.gates, metrics_path)
-    links = {"read": read, "embed": embed, "fit": fit}
-    links |= {"assign": assign, "place": place, "index": index}
-    return chain.publish(links)
+    run.link("index", lambda: chain.index(fit, place))
+    check_gates(run.output("metrics.json"), job.settings.job.gates)
+    return chain.publish(run.results)
 
 
 def _nothing(

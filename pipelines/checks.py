@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pipelines.errors import GateRefusedError, InputRefusedError
 from schemas.config import GateConfig, InputConfig
 from schemas.rejects import RejectReason, SourceCounts
+from semid_transforms import files
 
 
 def refuse_bad_input(read: dict[str, Any], config: InputConfig, rejects_folder: str) -> None:
@@ -56,17 +58,17 @@ def table_of_reasons(rejects: dict[str, int]) -> str:
     )
 
 
-def check_gates(metrics: dict[str, Any], gates: GateConfig, metrics_path: str) -> None:
+def check_gates(metrics_path: str, gates: GateConfig) -> None:
     """Refuses to publish a generation below the configured quality.
 
     Args:
-      metrics: the quality table, as `measure` gives it.
+      metrics_path: the generation's `metrics.json`.
       gates: the limits.
-      metrics_path: where the table is kept, for the message.
 
     Raises:
       GateRefusedError: naming every gate that failed, its value and limit.
     """
+    metrics = json.loads(files.read_bytes(metrics_path))
     failures = []
     for number, level in enumerate(metrics["before"]["levels"], start=1):
         usable = min(level["codebook_size"], max(1, metrics["distinct_contents"]))

@@ -51,9 +51,8 @@ def fit(job: Job) -> FitOutcome:
         chain = Chain(job, run, parent, catalog, space)
         read = run.link("read", chain.read)
         refuse_bad_input(read, job.settings.job.input, run.output("rejects"))
-        embed = run.link("embed", lambda: chain.embed(read))
+        run.link("embed", lambda: chain.embed(read))
         fitted = run.link("fit", chain.fit_new)
         folder = job.root.tokenizer_folder(fitted["tokenizer_id"])
         metrics = json.loads(files.read_bytes(files.join(folder, "metrics.json")))
-        results = {"read": read, "embed": embed, "fit": fitted}
-        return FitOutcome(fitted["tokenizer_id"], metrics, results)
+        return FitOutcome(fitted["tokenizer_id"], metrics, run.results)

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.arguments import timestamp
 from pipelines.beam_options import build_options
-from pipelines.cli import timestamp
 from pipelines.errors import UsageError
 from pipelines.job import Job
 from pipelines.root import Root

@@ -40,6 +40,7 @@ class Run:
       time: when the run was first started; every timestamp it writes, also after a resume.
       publishes: False for a run whose output stays in its scratch folder.
       check_held: raises ConflictError once another process may have taken the run over.
+      results: what each complete link reported, by its name.
     """
 
     root: Root
@@ -49,6 +50,9 @@ class Run:
     publishes: bool = True
     check_held: Callable[[], None] = dataclasses.field(
         default=_never_lost, compare=False, repr=False
+    )
+    results: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
     )
 
     @property
@@ -87,7 +91,8 @@ class Run:
         marker = self.scratch(f"{name}.json")
         if files.exists(marker):
             _log.info("%-8s done by an earlier attempt", name)
-            return json.loads(files.read_bytes(marker))
+            self.results[name] = json.loads(files.read_bytes(marker))
+            return self.results[name]
         started = time.monotonic()
         _log.info("%-8s ...", name)
         result = work()
@@ -95,6 +100,7 @@ class Run:
         self.check_held()
         files.write_bytes(marker, json.dumps(result, indent=1).encode())
         _log.info("%-8s %.1f s", name, result["seconds"])
+        self.results[name] = result
         return result
 
     def discard(self) -> None:

@@ -17,7 +17,6 @@ from pipelines.job import Job
 from pipelines.root import Published
 from pipelines.runs import open_run
 from pipelines.settings import require_levels
-from semid_transforms import files
 
 
 def tokenize(job: Job) -> Outcome:
@@ -44,12 +43,8 @@ def tokenize(job: Job) -> Outcome:
         place = run.link("place", lambda: chain.place(read, embed, fit, assign))
         index = run.link("index", lambda: chain.index(fit, place))
         if index["rebuilt"]:
-            metrics_path = run.output("metrics.json")
-            metrics = json.loads(files.read_bytes(metrics_path))
-            check_gates(metrics, job.settings.job.gates, metrics_path)
-        links = {"read": read, "embed": embed, "fit": fit}
-        links |= {"assign": assign, "place": place, "index": index}
-        return chain.publish(links)
+            check_gates(run.output("metrics.json"), job.settings.job.gates)
+        return chain.publish(run.results)
 
 
 def run_inputs(job: Job, catalog: CatalogInput, parent: Published) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipelines import flex_template
-from pipelines.cli import timestamp
+from pipelines.arguments import timestamp
 from pipelines.errors import UsageError
 from pipelines.flex_template import build_parser, main
 from tests.pipelines.jobs import AS_OF, SETTINGS, assert_sound, sids, table, vector_rows, write_rows
