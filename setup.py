@@ -43,6 +43,7 @@ setup(
             "hypothesis>=6.170",
             "mypy>=2.4",
             "pytest>=9",
+            "pytest-timeout>=2.4",
             "pytest-xdist>=3",
             "ruff>=0.17",
             "types-PyYAML>=6",
