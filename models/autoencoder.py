@@ -13,7 +13,8 @@ from models.input_scaling import InputScaling
 from models.mlp import ResidualMlp, rotate_between
 from models.tag_supervision import TagSupervision
 from models.tags import TagTable
-from models.warm_start import TrainedAutoencoder
+from models.trained_autoencoder import TrainedAutoencoder
+from models.warm_start import load_networks
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -61,7 +62,7 @@ def build_autoencoder(
             )
         networks = Autoencoder(config, embeddings.shape[1], supervision)
     if start is not None:
-        start.load_networks(networks.encoder, networks.decoder, scaling)
+        load_networks(networks.encoder, networks.decoder, start, scaling)
     return networks
 
 

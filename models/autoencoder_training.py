@@ -32,8 +32,9 @@ from models.mlp import dense_network
 from models.pair_mining import MINED_ROWS, SharedPairs, pair_loss, paired_depths
 from models.tag_supervision import TagHeads
 from models.tags import TagTable
+from models.trained_autoencoder import TrainedAutoencoder
 from models.training_state import TrainingState
-from models.warm_start import TrainedAutoencoder, warm_training
+from models.warm_start import warm_training
 
 MAX_HOLDOUT = 4096
 # Rows on which collisions are watched while training: enough to have some, 40 ms on two cores.

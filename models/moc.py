@@ -9,14 +9,13 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
-from models.autoencoder_arrays import autoencoder_arrays, read_autoencoder
 from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
 from models.config import LossConfig, MocConfig, RqvaeConfig
-from models.dense import DenseNetwork, DenseTensors
+from models.dense import DenseTensors
 from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
 from models.quantizer import Quantizer
 from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
-from models.warm_start import TrainedAutoencoder
+from models.trained_autoencoder import TrainedAutoencoder
 
 
 class Moc(Quantizer):
@@ -25,44 +24,33 @@ class Moc(Quantizer):
     The codes of an item have no order, so prefixes mean nothing.
 
     Args:
-      encoder: maps embeddings (D) to latents (d).
-      decoder: maps averaged codewords (d) to embeddings (D).
-      codebooks: L float32 arrays of shape (K_l, d).
+      autoencoder: its networks and codebooks; the decoder takes averaged codewords.
     """
 
     kind: ClassVar[str] = "moc"
     hierarchical: ClassVar[bool] = False
 
-    def __init__(
-        self, encoder: DenseNetwork, decoder: DenseNetwork, codebooks: tuple[np.ndarray, ...]
-    ) -> None:
-        self._encoder = encoder
-        self._decoder = decoder
-        self._codebooks = codebooks
+    def __init__(self, autoencoder: TrainedAutoencoder) -> None:
+        self.autoencoder = autoencoder
 
     @property
     def embedding_dim(self) -> int:
         """Length D of the embeddings it was fitted on."""
-        return self._encoder.in_dim
+        return self.autoencoder.embedding_dim
 
     @property
     def codebooks(self) -> tuple[np.ndarray, ...]:
         """L float32 codebooks of shape (K_l, d) in latent space, in no order."""
-        return self._codebooks
-
-    @property
-    def starting_point(self) -> TrainedAutoencoder:
-        """What another fit can go on from."""
-        return TrainedAutoencoder(self._encoder, self._decoder, self._codebooks)
+        return self.autoencoder.codebooks
 
     @functools.cached_property
     def _fast(self) -> tuple[DenseTensors, CodewordTensors]:
         device = default_device()
-        return self._encoder.tensors(device), CodewordTensors(self._codebooks, device)
+        return self.autoencoder.encoder.tensors(device), CodewordTensors(self.codebooks, device)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to the (N, d) float32 vectors every codebook quantizes."""
-        return self._encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
+        return self.autoencoder.encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
@@ -86,19 +74,19 @@ class Moc(Quantizer):
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32: the decoded mean of their codewords."""
         codes = checked_codes(codes, self.codebook_sizes)
-        total = np.zeros((len(codes), self._encoder.out_dim))
-        for level, book in enumerate(self._codebooks):
+        total = np.zeros((len(codes), self.autoencoder.encoder.out_dim))
+        for level, book in enumerate(self.codebooks):
             total += book[codes[:, level]]
-        return self._decoder.exact((total / self.num_levels).astype(np.float32))
+        return self.autoencoder.decoder.exact((total / self.num_levels).astype(np.float32))
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""
-        return {}, autoencoder_arrays(self._encoder, self._decoder, self._codebooks)
+        return {}, self.autoencoder.arrays()
 
     @classmethod
     def from_state(cls, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> Self:
         """Rebuilds the quantizer from what `state` returned."""
-        return cls(*read_autoencoder(arrays))
+        return cls(TrainedAutoencoder.from_arrays(arrays))
 
 
 def fit_moc(
@@ -127,5 +115,4 @@ def fit_moc(
         training=config.training,
     )
     trained = train_autoencoder(shared, embeddings, progress, inputs, parallel=True)
-    model = trained.autoencoder
-    return Moc(model.encoder, model.decoder, model.codebooks), trained.scalars
+    return Moc(trained.autoencoder), trained.scalars

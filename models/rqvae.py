@@ -9,22 +9,19 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
-from models.autoencoder_arrays import autoencoder_arrays, read_autoencoder
 from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
 from models.config import RqvaeConfig
-from models.dense import DenseNetwork, DenseTensors
+from models.dense import DenseTensors
 from models.residual import ResidualQuantizer, checked_embeddings
 from models.tag_supervision import TagHeads, TagPrediction
-from models.warm_start import TrainedAutoencoder
+from models.trained_autoencoder import TrainedAutoencoder
 
 
 class Rqvae(ResidualQuantizer):
     """A fitted RQ-VAE. Centring and scaling of the input are part of its two networks.
 
     Args:
-      encoder: maps embeddings (D) to latents (d).
-      decoder: maps quantized latents (d) to embeddings (D).
-      codebooks: L float32 arrays of shape (K_l, d).
+      autoencoder: its networks and codebooks.
       beam: code tuples kept per level when encoding; 1 is greedy.
       tags: tag classifiers, when it was fitted with tags.
     """
@@ -32,48 +29,36 @@ class Rqvae(ResidualQuantizer):
     kind: ClassVar[str] = "rqvae"
 
     def __init__(
-        self,
-        encoder: DenseNetwork,
-        decoder: DenseNetwork,
-        codebooks: tuple[np.ndarray, ...],
-        beam: int = 1,
-        tags: TagHeads | None = None,
+        self, autoencoder: TrainedAutoencoder, beam: int = 1, tags: TagHeads | None = None
     ) -> None:
         super().__init__(beam)
-        self._encoder = encoder
-        self._decoder = decoder
-        self._codebooks = codebooks
+        self.autoencoder = autoencoder
         self._tags = tags
 
     @property
     def embedding_dim(self) -> int:
         """Length D of the embeddings it was fitted on."""
-        return self._encoder.in_dim
+        return self.autoencoder.embedding_dim
 
     @property
     def codebooks(self) -> tuple[np.ndarray, ...]:
         """L float32 codebooks of shape (K_l, d) in latent space, coarse to fine."""
-        return self._codebooks
-
-    @property
-    def starting_point(self) -> TrainedAutoencoder:
-        """What another fit can go on from."""
-        return TrainedAutoencoder(self._encoder, self._decoder, self._codebooks)
+        return self.autoencoder.codebooks
 
     @functools.cached_property
     def _fast_encoder(self) -> DenseTensors:
-        return self._encoder.tensors(self._device)
+        return self.autoencoder.encoder.tensors(self._device)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, d) float32 latents; see `Quantizer.latents`."""
-        return self._encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
+        return self.autoencoder.encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
 
     def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
         return self._fast_encoder(rows)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 reconstructed embeddings."""
-        return self._decoder.exact(self.quantized(codes))
+        return self.autoencoder.decoder.exact(self.quantized(codes))
 
     def predict_tags(self, embeddings: np.ndarray) -> TagPrediction:
         """Predicts a tag path with a confidence per depth, from the codes alone.
@@ -98,7 +83,7 @@ class Rqvae(ResidualQuantizer):
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""
-        arrays = autoencoder_arrays(self._encoder, self._decoder, self._codebooks)
+        arrays = self.autoencoder.arrays()
         config: dict[str, object] = {"beam": self._beam}
         if self._tags is not None:
             arrays |= self._tags.arrays()
@@ -112,7 +97,7 @@ class Rqvae(ResidualQuantizer):
         if not isinstance(beam, int) or not isinstance(names, list | None):
             raise ValueError(f"not the configuration of an rqvae: {dict(config)}")
         tags = None if names is None else TagHeads.from_arrays(names, arrays)
-        return cls(*read_autoencoder(arrays), beam, tags)
+        return cls(TrainedAutoencoder.from_arrays(arrays), beam, tags)
 
 
 def fit_rqvae(
@@ -127,6 +112,4 @@ def fit_rqvae(
       The quantizer and what was measured on held-out rows.
     """
     trained = train_autoencoder(config, embeddings, progress, inputs)
-    model = trained.autoencoder
-    quantizer = Rqvae(model.encoder, model.decoder, model.codebooks, config.beam, trained.tags)
-    return quantizer, trained.scalars
+    return Rqvae(trained.autoencoder, config.beam, trained.tags), trained.scalars

@@ -106,7 +106,7 @@ def fit_quantizer(
     if start is not None:
         check_start(config, start, rows.shape[1])
     if isinstance(start, Rqvae | Moc):
-        inputs = dataclasses.replace(inputs or TrainingInputs(), start=start.starting_point)
+        inputs = dataclasses.replace(inputs or TrainingInputs(), start=start.autoencoder)
     match config:
         case RqvaeConfig():
             quantizer, scalars = fit_rqvae(config, rows, progress, inputs)
@@ -150,7 +150,7 @@ def check_start(config: QuantizerConfig, start: Quantizer, dim: int) -> None:
             f"embeddings have {dim} values, the tokenizer to start from takes {start.embedding_dim}"
         )
     if isinstance(config, RqvaeConfig | MocConfig) and isinstance(start, Rqvae | Moc):
-        shape = start.starting_point.shape
+        shape = start.autoencoder.shape
         wanted = (config.hidden, config.latent_dim, config.shortcut)
         if shape != wanted:
             raise ValueError(

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 
 from models.config import TrainingConfig
-from models.dense import DenseNetwork
 from models.input_scaling import InputScaling
 from models.mlp import ResidualMlp, load_dense_network
+from models.trained_autoencoder import TrainedAutoencoder
 
 WARM_STEPS, WARM_RATE = 0.3, 0.1
 """Shares of the configured steps and peak learning rate.
@@ -19,37 +19,17 @@ codes with another; at three times the rate 96.6 % and 2.9 %, at a third of it 9
 (`benchmarks/refit.py`)."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TrainedAutoencoder:
-    """Networks and codebooks of a trained tokenizer: what it encodes with, and can go on from.
+def load_networks(
+    encoder: ResidualMlp, decoder: ResidualMlp, start: TrainedAutoencoder, scaling: InputScaling
+) -> None:
+    """Gives networks the parameters that compute the same, under the new sample's scaling.
 
-    Attributes:
-      encoder: embeddings (D) to latents (d).
-      decoder: quantized latents (d) to embeddings (D).
-      codebooks: L float32 arrays (K_l, d).
+    Raises:
+      ValueError: widths or shortcuts differ.
     """
-
-    encoder: DenseNetwork
-    decoder: DenseNetwork
-    codebooks: tuple[np.ndarray, ...]
-
-    @property
-    def shape(self) -> tuple[tuple[int, ...], int, bool]:
-        """Widths of the hidden layers, latent_dim, and whether there is a shortcut."""
-        hidden = tuple(int(weight.shape[1]) for weight in self.encoder.weights[:-1])
-        return hidden, self.encoder.out_dim, self.encoder.shortcut is not None
-
-    def load_networks(
-        self, encoder: ResidualMlp, decoder: ResidualMlp, scaling: InputScaling
-    ) -> None:
-        """Gives networks the parameters that compute the same, under the new sample's scaling.
-
-        Raises:
-          ValueError: widths or shortcuts differ.
-        """
-        unit = np.eye(len(scaling.mean)) * scaling.scale
-        load_dense_network(encoder, self.encoder, before=(scaling.matrix, scaling.mean))
-        load_dense_network(decoder, self.decoder, after=(unit, scaling.mean))
+    unit = np.eye(len(scaling.mean)) * scaling.scale
+    load_dense_network(encoder, start.encoder, before=(scaling.matrix, scaling.mean))
+    load_dense_network(decoder, start.decoder, after=(unit, scaling.mean))
 
 
 def warm_training(settings: TrainingConfig) -> TrainingConfig:

@@ -10,7 +10,7 @@ from models.input_scaling import InputScaling
 from models.metrics import kept, one_minus_r2
 from models.mlp import ResidualMlp
 from models.tokenizers import fit_quantizer, from_files, to_files
-from models.warm_start import WARM_RATE, WARM_STEPS, warm_training
+from models.warm_start import WARM_RATE, WARM_STEPS, load_networks, warm_training
 from tests.models.catalog import clustered_embeddings
 from tests.models.test_tokenizers import SMALL, TRAINING
 
@@ -70,11 +70,11 @@ def test_levels_of_another_size_or_number_start_anew(old, rows):
 def test_networks_compute_the_same_under_another_scaling(hidden, shortcut, rows):
     """The start was scaled by one sample; the new fit scales, and whitens, by another."""
     config = dataclasses.replace(SMALL["rqvae"], hidden=hidden, shortcut=shortcut)
-    start = fit_quantizer(config, rows[:200])[0].starting_point
+    start = fit_quantizer(config, rows[:200])[0].autoencoder
     scaling = InputScaling.of(rows[100:], whitening=0.5)
     widths = (rows.shape[1], *hidden, config.latent_dim)
     encoder, decoder = ResidualMlp(widths, shortcut), ResidualMlp(widths[::-1], shortcut=True)
-    start.load_networks(encoder, decoder, scaling)
+    load_networks(encoder, decoder, start, scaling)
     with torch.no_grad():
         latents = encoder(torch.from_numpy(scaling.encoder_rows(rows))).numpy()
         decoded = decoder(torch.from_numpy(latents)).numpy() * scaling.scale + scaling.mean
