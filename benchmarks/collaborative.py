@@ -27,6 +27,7 @@ from models.metrics import (
     category_agreement,
     code_use,
     collisions,
+    find_neighbours,
     neighbourhood,
     one_minus_r2,
     prefix_cosine,
@@ -102,7 +103,7 @@ def measure(items: Items, rows: np.ndarray, pairs: np.ndarray, kind: str, seed: 
         collisions(codes)["b"],
         *use,
         *(np.nan if value is None else value for value in cosine),
-        neighbourhood(codes, items.embeddings)[0],
+        neighbourhood(codes, find_neighbours(items.embeddings))[0],
         one_minus_r2(rows, quantizer.decode(codes)),
     ]
     agreement = category_agreement(codes, items.category_paths, 1, 1)["share"]

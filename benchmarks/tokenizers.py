@@ -73,7 +73,7 @@ def measure(
         "perplexity": [u["perplexity_share"] for u in metrics.code_use(codes, sizes)],
         "cosine": metrics.prefix_cosine(codes, items.embeddings)[1:],
         "one_minus_r2": metrics.one_minus_r2(items.embeddings, decode(codes)),
-        "neighbourhood": metrics.neighbourhood(codes, items.embeddings),
+        "neighbourhood": metrics.neighbourhood(codes, metrics.find_neighbours(items.embeddings)),
     }
     if any(items.category_paths):
         agreement = metrics.category_agreement(codes, items.category_paths, 1, 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import faiss
 import numpy as np
+import scipy.sparse
 
 DEFINITIONS = {
     "used_codes": "codes of the level that at least one item has",
@@ -113,32 +115,64 @@ def code_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | None]
     return [_mean_cosine(unit, group_by_value(group)) for group in (everything, *codes.T)]
 
 
-def neighbourhood(
-    codes: np.ndarray, embeddings: np.ndarray, neighbours: int = 10, sample: int = 10_000
-) -> list[float]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Which items are nearest to some of them.
+
+    Attributes:
+      asked: (n,) rows of the items asked.
+      nearest: (n, k) rows of the others nearest to each by cosine; n is 0 for fewer than two items.
+    """
+
+    asked: np.ndarray
+    nearest: np.ndarray
+
+
+def find_neighbours(
+    embeddings: np.ndarray, neighbours: int = 10, sample: int = 10_000
+) -> Neighbours:
+    """Finds nearest neighbours by exhaustive search.
+
+    Args:
+      embeddings: (N, D), non-zero rows.
+      neighbours: k, lowered to N - 1.
+      sample: items asked, evenly spaced over the rows; all when there are fewer.
+    """
+    count = len(embeddings)
+    k = min(neighbours, count - 1)
+    if k < 1:
+        return Neighbours(np.empty(0, np.int64), np.empty((0, 0), np.int64))
+    unit = np.ascontiguousarray(_unit(embeddings), dtype=np.float32)
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit)
+    asked = np.unique(np.linspace(0, count - 1, min(sample, count)).astype(np.int64))
+    found = index.search(unit[asked], k + 1)[1]
+    # With identical embeddings an item need not come first in its own list.
+    other = found != asked[:, None]
+    other[other.all(axis=1), -1] = False
+    return Neighbours(asked, found[other].reshape(len(asked), k))
+
+
+def neighbourhood(codes: np.ndarray, neighbours: Neighbours) -> list[float]:
     """Returns, per prefix length 1..L, how many nearest neighbours share the prefix.
 
     Args:
       codes: (N, L).
-      embeddings: (N, D), non-zero rows.
-      neighbours: k, lowered to N - 1.
-      sample: items asked, evenly spaced over the rows; all when there are fewer.
+      neighbours: among the N items.
 
     Returns:
       L shares; zeros for fewer than two items.
     """
-    same = _equal_codes(codes, embeddings, neighbours, sample)
+    same = _equal_codes(codes, neighbours)
     return _shares(np.logical_and.accumulate(same, axis=2))
 
 
-def neighbours_sharing(
-    codes: np.ndarray, embeddings: np.ndarray, neighbours: int = 10, sample: int = 10_000
-) -> list[float]:
+def neighbours_sharing(codes: np.ndarray, neighbours: Neighbours) -> list[float]:
     """Returns, per number of codes 1..L, how many nearest neighbours share that many or more.
 
     Args and shape of the result are those of `neighbourhood`; the order of codes does not matter.
     """
-    shared = _equal_codes(codes, embeddings, neighbours, sample).sum(axis=2, keepdims=True)
+    shared = _equal_codes(codes, neighbours).sum(axis=2, keepdims=True)
     return _shares(shared >= np.arange(1, codes.shape[1] + 1))
 
 
@@ -149,24 +183,9 @@ def _shares(hits: np.ndarray) -> list[float]:
     )
 
 
-def _equal_codes(
-    codes: np.ndarray, embeddings: np.ndarray, neighbours: int, sample: int
-) -> np.ndarray:
+def _equal_codes(codes: np.ndarray, neighbours: Neighbours) -> np.ndarray:
     """Returns (asked items, k, L) bool: which codes each of the nearest neighbours has too."""
-    count, levels = codes.shape
-    k = min(neighbours, count - 1)
-    if k < 1:
-        return np.zeros((0, 0, levels), bool)
-    unit = np.ascontiguousarray(_unit(embeddings), dtype=np.float32)
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit)
-    asked = np.unique(np.linspace(0, count - 1, min(sample, count)).astype(np.int64))
-    found = index.search(unit[asked], k + 1)[1]
-    # With identical embeddings an item need not come first in its own list.
-    other = found != asked[:, None]
-    other[other.all(axis=1), -1] = False
-    nearest = found[other].reshape(len(asked), k)
-    return codes[nearest] == codes[asked][:, None]
+    return codes[neighbours.nearest] == codes[neighbours.asked][:, None]
 
 
 def category_agreement(
@@ -214,6 +233,7 @@ def quality(
     content_hashes: Sequence[bytes] | None = None,
     category_paths: Sequence[Sequence[str] | None] | None = None,
     hierarchical: bool = True,
+    neighbours: Neighbours | None = None,
 ) -> dict[str, object]:
     """Measures everything that needs no second tokenizer.
 
@@ -226,6 +246,7 @@ def quality(
       category_paths: N paths, for category agreement at every depth and prefix length.
       hierarchical: False for codes of parallel codebooks: what is measured by prefix is then
         measured by codebook, under other names.
+      neighbours: among the items, where they are known; None finds them.
 
     Returns:
       A document ready for JSON, with `definitions`.
@@ -236,12 +257,13 @@ def quality(
         "levels": code_use(codes, codebook_sizes),
         "collisions": collisions(codes),
     }
+    neighbours = neighbours or find_neighbours(embeddings)
     if hierarchical:
         document["prefix_cosine"] = prefix_cosine(codes, embeddings)
-        document["neighbourhood"] = {"k": 10, "share": neighbourhood(codes, embeddings)}
+        document["neighbourhood"] = {"k": 10, "share": neighbourhood(codes, neighbours)}
     else:
         document["code_cosine"] = code_cosine(codes, embeddings)
-        document["neighbours_sharing"] = {"k": 10, "share": neighbours_sharing(codes, embeddings)}
+        document["neighbours_sharing"] = {"k": 10, "share": neighbours_sharing(codes, neighbours)}
     if decoded is not None:
         document["one_minus_r2"] = one_minus_r2(embeddings, decoded)
     if content_hashes is not None:
@@ -271,19 +293,33 @@ def group_by_value(keys: np.ndarray) -> np.ndarray:
 
 def _mean_cosine(unit: np.ndarray, group: np.ndarray) -> float | None:
     """Returns the mean cosine of pairs of (N, D) unit rows in one group; None without a pair."""
-    sums, sizes = _group_sums(unit, group)
-    pairs = float((sizes * (sizes - 1)).sum())
-    shared = sizes > 1
-    cosine = ((sums[shared] ** 2).sum(axis=1) - sizes[shared]).sum()
-    return float(cosine / pairs) if pairs else None
+    paired = np.flatnonzero(np.bincount(group)[group] > 1)
+    if not len(paired):
+        return None
+    sums, sizes = _group_sums(unit, paired, np.unique(group[paired], return_inverse=True)[1])
+    return float(((sums**2).sum(axis=1) - sizes).sum() / (sizes * (sizes - 1)).sum())
 
 
-def _group_sums(rows: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (G, D) sums and (G,) sizes of the rows of each group."""
-    order = np.argsort(group, kind="stable")
+def _group_sums(
+    rows: np.ndarray, chosen: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (G, D) sums and (G,) sizes of the chosen rows of each group.
+
+    Args:
+      rows: (N, D).
+      chosen: (n,) row numbers.
+      group: (n,) their groups, 0 to G - 1, every one occurring.
+    """
     sizes = np.bincount(group)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return np.add.reduceat(rows[order], starts, axis=0), sizes.astype(np.float64)
+    membership = scipy.sparse.csr_array(
+        (
+            np.ones(len(chosen)),
+            chosen[np.argsort(group, kind="stable")],
+            np.r_[0, np.cumsum(sizes)],
+        ),
+        shape=(len(sizes), len(rows)),
+    )
+    return membership @ rows, sizes.astype(np.float64)
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

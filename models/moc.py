@@ -14,7 +14,13 @@ from models.config import LossConfig, MocConfig, RqvaeConfig
 from models.dense import DenseTensors
 from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
 from models.quantizer import Quantizer
-from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
+from models.residual import (
+    EXACT_ROWS,
+    checked_codes,
+    checked_embeddings,
+    default_device,
+    device_rows,
+)
 from models.trained_autoencoder import TrainedAutoencoder
 
 
@@ -48,6 +54,10 @@ class Moc(Quantizer):
         device = default_device()
         return self.autoencoder.encoder.tensors(device), CodewordTensors(self.codebooks, device)
 
+    @functools.cached_property
+    def _fast_decoder(self) -> DenseTensors:
+        return self._decoder.tensors(default_device())
+
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to the (N, d) float32 vectors every codebook quantizes."""
         return self.autoencoder.encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
@@ -61,7 +71,7 @@ class Moc(Quantizer):
         with torch.inference_mode():
             for start in range(0, len(embeddings), SEARCH_ROWS):
                 block = slice(start, start + SEARCH_ROWS)
-                rows = torch.from_numpy(embeddings[block]).to(default_device())
+                rows = device_rows(embeddings[block], default_device())
                 fast, near_tie = codewords.parallel_codes(encoder(rows))
                 codes[block] = fast.cpu().numpy()
                 open_rows[block] = near_tie.cpu().numpy()
@@ -78,6 +88,13 @@ class Moc(Quantizer):
         for level, book in enumerate(self.codebooks):
             total += book[codes[:, level]]
         return self.autoencoder.decoder.exact((total / self.num_levels).astype(np.float32))
+
+    def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
+        _, codewords = self._fast
+        with torch.inference_mode():
+            latents = codewords.sums(torch.from_numpy(codes).to(default_device())) / self.num_levels
+            return self._fast_decoder(latents).cpu().numpy()
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""

@@ -68,6 +68,13 @@ class Quantizer(abc.ABC):
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 reconstructed embeddings."""
 
+    def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to a new (N, D) float32 array, `decode` within float32 accuracy.
+
+        Its last bits may depend on the rows around a row and on the device.
+        """
+        return self.decode(codes)
+
     @abc.abstractmethod
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns (JSON configuration, named arrays) from which `from_state` rebuilds it."""

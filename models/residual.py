@@ -55,7 +55,7 @@ class ResidualQuantizer(Quantizer):
         with torch.inference_mode():
             for start in range(0, len(embeddings), block_rows):
                 block = slice(start, start + block_rows)
-                latents = self._fast_latents(torch.from_numpy(embeddings[block]).to(self._device))
+                latents = self._fast_latents(device_rows(embeddings[block], self._device))
                 fast, near_tie = (
                     self._codewords.residual_codes(latents)
                     if self._beam == 1
@@ -95,6 +95,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_rows(rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Returns a block of rows on a device; read-only memory, as Arrow's is, is copied."""
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(device)
+
+
 def checked_embeddings(embeddings: np.ndarray, dim: int) -> np.ndarray:
     """Returns C-ordered float32 embeddings of shape (N, dim).
 
@@ -110,8 +115,6 @@ def checked_embeddings(embeddings: np.ndarray, dim: int) -> np.ndarray:
         rows = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(rows):
             raise ValueError(f"embedding of row {rows[0]} has a value that is not finite")
-    if not embeddings.flags.writeable:  # torch refuses to alias read-only memory silently
-        embeddings = embeddings.copy()
     return embeddings
 
 

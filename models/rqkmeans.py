@@ -49,6 +49,11 @@ class Rqkmeans(ResidualQuantizer):
         """Maps (N, L) codes to (N, D) float32: the sum of their codewords."""
         return self.quantized(codes)
 
+    def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to (N, D) float32, added in float32; see `Quantizer`."""
+        with torch.inference_mode():
+            return self._codewords.sums(torch.from_numpy(codes).to(self._device)).cpu().numpy()
+
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the codebooks."""
         arrays = {f"codebooks.{level}": book for level, book in enumerate(self._codebooks)}

@@ -49,6 +49,10 @@ class Rqvae(ResidualQuantizer):
     def _fast_encoder(self) -> DenseTensors:
         return self.autoencoder.encoder.tensors(self._device)
 
+    @functools.cached_property
+    def _fast_decoder(self) -> DenseTensors:
+        return self._decoder.tensors(self._device)
+
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, d) float32 latents; see `Quantizer.latents`."""
         return self.autoencoder.encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
@@ -59,6 +63,12 @@ class Rqvae(ResidualQuantizer):
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 reconstructed embeddings."""
         return self.autoencoder.decoder.exact(self.quantized(codes))
+
+    def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
+        """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
+        with torch.inference_mode():
+            latents = self._codewords.sums(torch.from_numpy(codes).to(self._device))
+            return self._fast_decoder(latents).cpu().numpy()
 
     def predict_tags(self, embeddings: np.ndarray) -> TagPrediction:
         """Predicts a tag path with a confidence per depth, from the codes alone.

@@ -100,7 +100,7 @@ def fit_quantizer(
             f"fitting needs embeddings of shape (N, D) with at least 1 row, got "
             f"{np.shape(embeddings)}"
         )
-    rows = checked_embeddings(embeddings, np.shape(embeddings)[1])
+    rows = np.require(checked_embeddings(embeddings, np.shape(embeddings)[1]), requirements="W")
     scalars: dict[str, float] = {}
     quantizer: Quantizer
     if start is not None:

@@ -31,7 +31,10 @@ from semid_transforms.values import (
 
 
 class Kind(enum.Enum):
-    """What a field is read as; the value is its Arrow type."""
+    """What a field is read as; the value is its Arrow type.
+
+    A VECTOR of float32 stays one: twice the bytes would say the same.
+    """
 
     TEXT = pa.string()
     PATH = pa.list_(pa.string())
@@ -103,7 +106,8 @@ def _whole(
     if kind is Kind.TIME and (pa.types.is_timestamp(type_) or pa.types.is_date(type_)):
         return _timestamps(array)
     if kind is Kind.VECTOR and _is_list(type_) and _is_number(type_.value_type):
-        return array.cast(kind.value, safe=False), {}
+        single = pa.types.is_float32(type_.value_type)
+        return array.cast(pa.list_(pa.float32()) if single else kind.value, safe=False), {}
     return _each(_python_values(array), kind, delimiter)
 
 

@@ -20,6 +20,7 @@ from semid_transforms.sources import SourceSplit, file_columns, list_splits
 DEFAULT_COLUMN = "embedding"
 
 _SEARCHED_ROWS = 100_000
+_BLOCK_VALUES = 1 << 16  # 512 KB as float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,38 +71,73 @@ def combine(columns: Sequence[pa.Array], spec: EmbeddingSpec) -> tuple[np.ndarra
     items that have it, and no farther from those that also lack it.
 
     Args:
-      columns: N lists of float64 each, in the order of the spec.
+      columns: N lists of float32 or float64 each, in the order of the spec.
       spec: widths and weights.
 
     Returns:
       (N, D) float32, zero where a row has a problem; and what is wrong by row.
     """
-    blocks = []
+    rows = len(columns[0])
+    matrix = np.empty((rows, spec.embedding_dim), np.float32)
     problems: dict[int, str] = {}
     first_optional = len(spec.columns) - spec.optional
+    stop = 0
     for number, (name, array, width, weight) in enumerate(
         zip(spec.columns, columns, spec.widths, spec.weights, strict=True)
     ):
         values, wrong = _dense(array, width)
-        absent = np.zeros(len(values), bool)
+        absent = np.zeros(rows, bool)
         if number >= first_optional:
             absent = mask_from_bool(array.is_null())
             wrong = {row: text for row, text in wrong.items() if not absent[row]}
-        finite = np.isfinite(values)
-        largest = np.abs(np.where(finite, values, 0)).max(axis=1, initial=0)
-        values = np.where(finite, values, 0) / np.where(largest > 0, largest, 1)[:, None]
-        norms = np.sqrt(np.add.reduce(values * values, axis=1))  # at least 1 unless all are zero
-        for row in np.flatnonzero(~finite.all(axis=1)).tolist():
-            place = int(np.flatnonzero(~finite[row])[0])
+        start, stop = stop, stop + width
+        bad, zero = _scale_rows(values, weight / spec.norm, matrix[:, start:stop])
+        for row in np.flatnonzero(bad).tolist():
+            place = int(np.flatnonzero(~np.isfinite(values[row]))[0])
             wrong.setdefault(row, f"value {place} is missing, NaN or infinite")
-        for row in np.flatnonzero((largest == 0) & ~absent).tolist():
+        for row in np.flatnonzero(zero & ~absent).tolist():
             wrong.setdefault(row, "all its values are zero")
         for row, text in wrong.items():
             problems.setdefault(row, f"column {name}: {text}")
-        blocks.append(values / np.where(norms > 0, norms, 1)[:, None] * (weight / spec.norm))
-    matrix = np.concatenate(blocks, axis=1).astype(np.float32) + np.float32(0)  # no negative zero
     matrix[list(problems)] = 0
     return matrix, problems
+
+
+def _scale_rows(
+    values: np.ndarray, length: float, out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales rows to one length, a few at a time so that all passes but the first are in cache.
+
+    Args:
+      values: (N, D) floats; what is not finite counts as zero.
+      length: that rows get.
+      out: (N, D) float32 to fill; rows of zeros stay zeros, and zero is never negative.
+
+    Returns:
+      (N,) bool, which rows have a value that is not finite, and which have only zeros.
+    """
+    bad, zero = np.zeros(len(values), bool), np.zeros(len(values), bool)
+    block_rows = max(1, _BLOCK_VALUES // values.shape[1])
+    for start in range(0, len(values), block_rows):
+        block = slice(start, start + block_rows)
+        wide = values[block].astype(np.float64)
+        scratch = np.abs(wide)
+        largest = scratch.max(axis=1)  # NaN if one is
+        if not np.isfinite(largest).all():
+            finite = np.isfinite(wide)
+            bad[block] = ~finite.all(axis=1)
+            wide[~finite] = 0
+            largest = np.abs(wide).max(axis=1)
+        zero[block] = largest == 0
+        wide /= np.where(largest > 0, largest, 1)[:, None]
+        np.multiply(wide, wide, out=scratch)
+        norms = np.sqrt(np.add.reduce(scratch, axis=1))  # at least 1 unless all are zero
+        wide /= np.where(norms > 0, norms, 1)[:, None]
+        if length != 1:
+            wide *= length
+        out[block] = wide
+        out[block] += np.float32(0)  # -0.0 becomes 0.0
+    return bad, zero
 
 
 def fuse_texts(texts: np.ndarray, columns: np.ndarray, spec: EmbeddingSpec) -> np.ndarray:
@@ -121,19 +157,29 @@ def fuse_texts(texts: np.ndarray, columns: np.ndarray, spec: EmbeddingSpec) -> n
 
 
 def _dense(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Returns lists as (N, width) float64, zero rows where a list does not have that length."""
+    """Returns lists as (N, width) floats, zero rows where a list does not have that length.
+
+    Where nothing is wrong that is the column's own memory.
+    """
     lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
     right = lengths == width
+    if right.all():
+        return _floats(array, width), {}
     wrong = {
         int(row): "no embedding"
         if lengths[row] < 0
         else f"{int(lengths[row])} values, expected {width}"
         for row in np.flatnonzero(~right)
     }
-    values = np.zeros((len(array), width), np.float64)
-    kept = pc.list_flatten(array.filter(pa.array(right)))
-    values[right] = kept.to_numpy(zero_copy_only=False).reshape(-1, width)  # nulls become NaN
+    kept = _floats(array.filter(pa.array(right)), width)
+    values = np.zeros((len(array), width), kept.dtype)
+    values[right] = kept
     return values, wrong
+
+
+def _floats(lists: pa.Array, width: int) -> np.ndarray:
+    """Returns lists of one length as (N, width); nulls become NaN."""
+    return pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 def find_embedding(

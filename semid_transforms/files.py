@@ -349,13 +349,14 @@ def write_table(
 ) -> int:
     """Writes batches of one schema as one Parquet file, atomically, and returns its rows.
 
-    Rows are consolidated into row groups of `row_group_rows`, compressed with zstd. The bytes
-    depend on the rows and their order only, not on how they were cut into batches.
+    Rows are consolidated into row groups of `row_group_rows`, compressed with zstd; but vectors are
+    stored as they are, because zstd saves a fifteenth of them and doubles the time to write and
+    read. The bytes depend on the rows and their order only, not on how they were cut into batches.
     """
     rows = 0
     with (
         atomic_writer(path) as file,
-        pq.ParquetWriter(file, schema, compression="zstd", store_schema=True) as writer,
+        pq.ParquetWriter(file, schema, store_schema=True, **_encoding(schema)) as writer,
     ):
         pending: list[pa.RecordBatch] = []
         pending_rows = 0
@@ -373,3 +374,19 @@ def write_table(
             writer.write_table(table, row_group_size=row_group_rows)
             rows += table.num_rows
     return rows
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Returns how `write_table` encodes the columns of a schema, as options of `ParquetWriter`."""
+    leaves: list[str] = []
+    vectors: list[str] = []
+    for field in schema:
+        is_list = pa.types.is_list(field.type)
+        path = f"{field.name}.list.element" if is_list else field.name
+        is_vector = is_list and pa.types.is_floating(field.type.value_type)
+        (vectors if is_vector else leaves).append(path)
+    return {
+        "compression": {**dict.fromkeys(leaves, "zstd"), **dict.fromkeys(vectors, "none")},
+        "use_dictionary": leaves,
+        "write_statistics": leaves,
+    }

@@ -20,6 +20,7 @@ from models.config import RqvaeConfig
 from models.drift import reference_of
 from models.embedding_stream import EmbeddingStream
 from models.metrics import kept, quality
+from models.quantization_error import quantization_errors
 from models.quantizer import Quantizer
 from models.tags import TagTable
 from models.tokenizers import QuantizerConfig, fit_quantizer, to_files, tokenizer_id
@@ -28,7 +29,7 @@ from schemas.config import FitConfig
 from semid_transforms import files
 from semid_transforms.fit_checkpoints import FitCheckpoint
 from semid_transforms.fit_progress import report_progress
-from semid_transforms.quantizing import load_tokenizer, quantization_errors
+from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.sampling import choose_sample
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.metrics import DEFINITIONS, code_use, collisions, kept, quality
+from models.metrics import DEFINITIONS, code_use, collisions, find_neighbours, kept, quality
 from models.quantizer import Quantizer
 from models.sid import SidLayout
 from schemas.arrays import keys_from_fixed_binary, matrix_from_list
@@ -109,6 +109,7 @@ def measure(
     table = pa.concat_tables(files.read_table(part, columns) for part in items)
     sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
     floor = collisions(keys_from_fixed_binary(table["content_hash"]))
+    neighbours = find_neighbours(sample.embeddings)
     document: dict[str, Any] = {"items": table.num_rows, "sampled_items": len(sample.item_ids)}
     for name, column, codes in (
         ("before", "base_codes", sample.base_codes),
@@ -121,6 +122,7 @@ def measure(
             decoded=quantizer.decode(codes),
             category_paths=sample.category_paths,
             hierarchical=quantizer.hierarchical,
+            neighbours=neighbours,
         )
         every = matrix_from_list(table[column], quantizer.num_levels)
         measured["items"] = table.num_rows

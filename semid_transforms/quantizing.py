@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from models.quantization_error import quantization_errors
 from models.quantizer import Quantizer
 from models.shards import balanced_ranges
 from models.sid import SidLayout
@@ -25,7 +26,6 @@ HISTOGRAM = pa.schema(
 """Rows per packed prefix of `histogram_length` codes."""
 
 _HISTOGRAM_BITS = 20
-_BLOCK_ROWS = 8192
 
 TOKENIZER_FILES = ("config.json", "model.safetensors", "metrics.json")
 
@@ -75,7 +75,7 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
 
     Returns:
       `coded_schema`, N rows. The quantization error is the squared distance between the embedding
-      and its reconstruction from the base codes.
+      and its reconstruction from the base codes, to 10 significant bits.
 
     Raises:
       ValueError: D differs from the quantizer's.
@@ -97,17 +97,6 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
         ],
         schema=coded_schema(batch.schema.field("sid").type),
     )
-
-
-def quantization_errors(
-    quantizer: Quantizer, embeddings: np.ndarray, codes: np.ndarray
-) -> np.ndarray:
-    """Returns (N,) float32 squared distances of (N, D) embeddings to what their codes decode to."""
-    error = np.empty(len(codes), np.float32)
-    for start in range(0, len(codes), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        error[block] = np.square(embeddings[block] - quantizer.decode(codes[block])).sum(axis=1)
-    return error
 
 
 def retired_rows(retired: pa.RecordBatch) -> pa.RecordBatch:

@@ -53,7 +53,8 @@ class Rows:
 
     Attributes:
       numbers: (N,) int64 running numbers inside the split.
-      fields: N rows, one column per field, of the type of its kind; null where there is a problem.
+      fields: N rows, one column per field, of the type of its kind (vectors may be float32); null
+        where there is a problem.
       problems: index into the N rows -> the first problem found in its fields.
       place: index -> where the row stands in its file.
       payload: index -> the row as read.
@@ -101,7 +102,7 @@ def coerce_fields(
         for index, problem in found.items():
             named = Problem(problem.reason, f"column {field.column}: {problem.detail}")
             problems.setdefault(index, named)
-    return pa.RecordBatch.from_arrays(arrays, schema=fields_schema(fields)), problems
+    return pa.RecordBatch.from_arrays(arrays, [field.name for field in fields]), problems
 
 
 def no_rows(fields: Sequence[Field], rejects: Sequence[Reject]) -> Rows:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.arrays import fixed_binary
 from schemas.config import InputConfig, TextConfig
 from schemas.rejects import RejectReason
 from schemas.tables import CONTENT_HASH, PARSED
@@ -52,8 +53,7 @@ def hash_vectors(vectors: np.ndarray) -> pa.Array:
 
     BLAKE2b-16, personalised `semid embedding`, so that it never meets the hash of a text.
     """
-    little_endian = np.ascontiguousarray(vectors, "<f4")
-    return _hashes([row.tobytes() for row in little_endian], _VECTOR_DOMAIN)
+    return _hashes(map(memoryview, np.ascontiguousarray(vectors, "<f4")), _VECTOR_DOMAIN)
 
 
 def hash_fused(texts: pa.Array, vectors: np.ndarray) -> pa.Array:
@@ -67,12 +67,14 @@ def hash_fused(texts: pa.Array, vectors: np.ndarray) -> pa.Array:
     return _hashes(contents, _FUSED_DOMAIN)
 
 
-def _hashes(contents: Sequence[bytes], domain: bytes) -> pa.Array:
-    digests = [
-        hashlib.blake2b(content, digest_size=HASH_BYTES, person=domain).digest()
-        for content in contents
-    ]
-    return pa.array(digests, CONTENT_HASH)
+def _hashes(contents: Iterable[bytes | memoryview], domain: bytes) -> pa.Array:
+    fresh = hashlib.blake2b(digest_size=HASH_BYTES, person=domain)
+    digests = bytearray()
+    for content in contents:
+        state = fresh.copy()  # a third cheaper than a new one
+        state.update(content)
+        digests += state.digest()
+    return fixed_binary(np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES), HASH_BYTES)
 
 
 def validate(

@@ -51,15 +51,18 @@ def test_one_minus_r2():
 def test_neighbourhood():
     rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "f4")
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
-    assert metrics.neighbourhood(codes, rows, neighbours=1) == [1.0, 0.5]
-    assert metrics.neighbourhood(codes, rows, neighbours=9) == [pytest.approx(1 / 3), 1 / 6]
-    assert metrics.neighbourhood(codes[:1], rows[:1]) == [0.0, 0.0]
+    assert metrics.neighbourhood(codes, metrics.find_neighbours(rows, 1)) == [1.0, 0.5]
+    assert metrics.neighbourhood(codes, metrics.find_neighbours(rows, 9)) == [
+        pytest.approx(1 / 3),
+        1 / 6,
+    ]
+    assert metrics.neighbourhood(codes[:1], metrics.find_neighbours(rows[:1])) == [0.0, 0.0]
 
 
 def test_neighbourhood_does_not_count_an_item_as_its_own_neighbour():
     same = np.ones((30, 4), "f4")
     codes = np.arange(30)[:, None]
-    assert metrics.neighbourhood(codes, same, neighbours=5) == [0.0]
+    assert metrics.neighbourhood(codes, metrics.find_neighbours(same, 5)) == [0.0]
 
 
 def test_parallel_codebooks_are_measured_one_by_one():
@@ -74,11 +77,15 @@ def test_parallel_codebooks_are_measured_one_by_one():
     rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "f4")
     codes = np.array([[0, 7], [1, 7], [2, 3], [2, 3]])
     # An equal second code counts although the first codes differ.
-    assert metrics.neighbours_sharing(codes, rows, neighbours=1) == [1.0, 0.5]
-    assert metrics.neighbourhood(codes, rows, neighbours=1) == [0.5, 0.5]
-    assert metrics.neighbours_sharing(codes[:1], rows[:1]) == [0.0, 0.0]
+    assert metrics.neighbours_sharing(codes, metrics.find_neighbours(rows, 1)) == [1.0, 0.5]
+    assert metrics.neighbourhood(codes, metrics.find_neighbours(rows, 1)) == [0.5, 0.5]
+    assert metrics.neighbours_sharing(codes[:1], metrics.find_neighbours(rows[:1])) == [0.0, 0.0]
     paths = [["a"], ["a"], ["b"], ["b"], ["b"]]
+    known = metrics.find_neighbours(EMBEDDINGS)
     document = metrics.quality(CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False)
+    assert document == metrics.quality(
+        CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False, neighbours=known
+    )
     agreement = document["code_category_agreement"]
     assert [row["codebook"] for row in agreement] == [1, 2]
     assert agreement[1]["share"] == pytest.approx(2 / 4)  # pairs of items 0 1 4, and of 2 3

@@ -54,3 +54,20 @@ def test_repeated_codewords_are_never_chosen_and_cause_no_ties():
     assert codes.flatten().tolist() == [0, 0, 0, 0]
     assert not near_tie.any()
     assert nearest_codes(np.full((3, 2), 1.9, "f4"), book).tolist() == [1, 1, 1]
+
+
+def test_exact_codes_are_those_of_sums_in_index_order():
+    random = np.random.default_rng(2)
+    book = random.normal(size=(64, 24)).astype("f4")
+    book[9] = book[3]
+    pairs = random.integers(0, 64, (300, 2))
+    # Rows midway between two codewords, up to float32 rounding, and rows on a codeword.
+    middle = ((book[pairs[:, 0]].astype("f8") + book[pairs[:, 1]]) / 2).astype("f4")
+    rows = np.concatenate([middle, book, random.normal(size=(200, 24)).astype("f4")])
+    distances = np.zeros((len(rows), 64))
+    for column in range(24):
+        distances += (rows[:, column, None].astype("f8") - book[:, column].astype("f8")) ** 2
+    expected = distances.argmin(axis=1)
+    assert exact_residual_codes(rows, [book])[:, 0].tolist() == expected.tolist()
+    alone = [exact_parallel_codes(row[None], [book])[0, 0] for row in rows]
+    assert alone == expected.tolist()

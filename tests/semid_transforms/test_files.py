@@ -129,3 +129,21 @@ def test_removing_a_tree_that_is_not_there_is_nothing(tmp_path):
     files.write_bytes(str(tmp_path / "a" / "b"), b"")
     files.remove_tree(str(tmp_path / "a"))
     assert everything(tmp_path) == []
+
+
+def test_vectors_are_stored_as_they_are_and_all_else_is_compressed(tmp_path):
+    schema = pa.schema(
+        [("item_id", pa.string()), ("codes", pa.list_(pa.int32())), ("v", pa.list_(pa.float32()))]
+    )
+    batch = pa.RecordBatch.from_pylist([{"item_id": "a", "codes": [1], "v": [0.5]}], schema)
+    path = str(tmp_path / "t.parquet")
+    files.write_table(path, schema, [batch])
+    group = pq.read_metadata(path).row_group(0)
+    found = {
+        (column := group.column(number)).path_in_schema: (column.compression, column.encodings)
+        for number in range(group.num_columns)
+    }
+    assert [compression for compression, _ in found.values()] == ["ZSTD", "ZSTD", "UNCOMPRESSED"]
+    assert "RLE_DICTIONARY" in found["codes.list.element"][1]
+    assert "RLE_DICTIONARY" not in found["v.list.element"][1]
+    assert files.read_table(path).equals(pa.Table.from_batches([batch]))

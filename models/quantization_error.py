@@ -1,0 +1,62 @@
+"""How far embeddings are from what their codes decode to, the same in every batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.quantizer import Quantizer
+
+ERROR_BITS = 10
+"""Significant bits of a quantization error: a thousandth of it, at most."""
+
+# `nearly_decode` differs from `decode` by at most this share of the lengths of embedding and
+# reconstruction. Decoders of width 768 were measured within 4e-7.
+DECODED_WITHIN = 4e-6
+_BLOCK_ROWS = 2048
+
+
+def quantization_errors(
+    quantizer: Quantizer, embeddings: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Measures squared distances between embeddings and their reconstructions.
+
+    Reconstructions that depend on nothing but the codes take float64 products, three times the work
+    of encoding. So the distance is computed in float32 and rounded to `ERROR_BITS` significant
+    bits; only where what float32 leaves open would round either way, for about one row in thirty,
+    is it computed from `quantizer.decode`.
+
+    Args:
+      quantizer: fitted.
+      embeddings: (N, D) float32.
+      codes: (N, L) of them.
+
+    Returns:
+      (N,) float32.
+    """
+    errors = np.empty(len(codes), np.float32)
+    for start in range(0, len(codes), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        errors[block] = _block_errors(quantizer, embeddings[block], codes[block])
+    return errors
+
+
+def _block_errors(quantizer: Quantizer, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    decoded = quantizer.nearly_decode(codes)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    lengths += np.sqrt(np.einsum("nd,nd->n", decoded, decoded))
+    decoded -= rows
+    square = np.einsum("nd,nd->n", decoded, decoded).astype(np.float64)
+    shift = DECODED_WITHIN * lengths.astype(np.float64)
+    within = 2 * np.sqrt(square) * shift + shift**2
+    rounded = _round(np.maximum(square - within, 0))
+    open_rows = np.flatnonzero(rounded != _round(square + within))
+    if len(open_rows):
+        exact = quantizer.decode(codes[open_rows]).astype(np.float64) - rows[open_rows]
+        rounded[open_rows] = _round(np.square(exact).sum(axis=1))
+    return rounded.astype(np.float32)
+
+
+def _round(values: np.ndarray) -> np.ndarray:
+    """Rounds (N,) float64 to `ERROR_BITS` significant bits."""
+    fraction, exponent = np.frexp(values)
+    return np.ldexp(np.rint(np.ldexp(fraction, ERROR_BITS)), exponent - ERROR_BITS)
