@@ -56,7 +56,7 @@ class Moc(Quantizer):
 
     @functools.cached_property
     def _fast_decoder(self) -> DenseTensors:
-        return self._decoder.tensors(default_device())
+        return self.autoencoder.decoder.tensors(default_device())
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to the (N, d) float32 vectors every codebook quantizes."""

@@ -51,7 +51,7 @@ class Rqvae(ResidualQuantizer):
 
     @functools.cached_property
     def _fast_decoder(self) -> DenseTensors:
-        return self._decoder.tensors(self._device)
+        return self.autoencoder.decoder.tensors(self._device)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, d) float32 latents; see `Quantizer.latents`."""
