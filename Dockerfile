@@ -45,7 +45,7 @@ COPY models models
 COPY schemas schemas
 RUN pip install --no-deps . \
  && pip check \
- && python -c "from semid_transforms.encoder import identify_encoder; \
+ && python -c "from semid_transforms.encoder_identity import identify_encoder; \
 from schemas.config import EncoderConfig; print(identify_encoder(EncoderConfig()))"
 
 COPY --from=beam /opt/apache/beam /opt/apache/beam

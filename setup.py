@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import setup
 
+LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+
 setup(
     name="semid",
     version="0.1.0",
@@ -34,9 +36,10 @@ setup(
     ],
     extras_require={
         "bench": ["marisa-trie>=1.4", "vector-quantize-pytorch>=1.32"],
-        "cpu": ["faiss-cpu>=1.15"],
+        "cpu": ["faiss-cpu>=1.15", f"openvino>=2026.4; {LINUX_X86}"],
         "feast": ["feast>=0.67,<0.68"],
         "gpu": ["faiss-gpu>=1.7.2"],
+        "int8": [f"nncf>=3.4; {LINUX_X86}", f"openvino>=2026.4; {LINUX_X86}"],
         "test": [
             "duckdb>=2.0",
             "gcp-storage-emulator>=2026.7",

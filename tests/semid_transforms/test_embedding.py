@@ -1,13 +1,10 @@
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from schemas.arrays import list_from_matrix
-from schemas.config import EncoderConfig
 from schemas.tables import changed_schema, embedding_schema, origin_schema
 from semid_transforms import files
 from semid_transforms.embedding import embed_batch, find_embeddings, prepare_part, write_part
-from semid_transforms.encoder import SentenceEncoder, identify_encoder
 
 SIDS = pa.int64()
 PART = "part-000001-00000.parquet"
@@ -112,39 +109,3 @@ def test_a_part_is_done_when_its_origin_is_there(tmp_path, monkeypatch):
     assert embeddings.schema.equals(embedding_schema())
     assert origin.schema.equals(origin_schema(SIDS))
     assert embeddings.num_rows == origin.num_rows == 2
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_model):
-    return SentenceEncoder(EncoderConfig(model=tiny_model, batch_size=4, precision="float32"))
-
-
-TEXTS = ["espresso machine", "wok", "a b c " * 50, "", "dutch oven in forest green"]
-
-
-def test_the_encoder_keeps_order_and_length(encoder):
-    vectors = encoder.encode(TEXTS)
-    assert vectors.dtype == np.float32 and vectors.shape == (5, 32)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    for text, vector in zip(TEXTS, vectors, strict=True):
-        np.testing.assert_allclose(encoder.encode([text])[0], vector, atol=1e-5)
-    assert encoder.encode([]).shape == (0, 32)
-
-
-def test_a_huge_text_costs_no_more_than_its_beginning(encoder):
-    start = "stock pot " * 2000
-    np.testing.assert_array_equal(
-        encoder.encode([start + "x" * (10 << 20)]), encoder.encode([start + "y" * 100])
-    )
-
-
-def test_an_encoder_is_known_by_its_files_and_what_changes_vectors(tiny_model, other_model):
-    def fingerprint(**settings):
-        return identify_encoder(EncoderConfig(**{"model": tiny_model, **settings})).fingerprint
-
-    same = fingerprint()
-    assert fingerprint(batch_size=7, rows_per_part=64) == same
-    assert len({same, fingerprint(model=other_model), fingerprint(max_length=16)}) == 3
-    assert fingerprint(normalize=False) != same
-    with pytest.raises(ValueError, match="no folder /nowhere"):
-        identify_encoder(EncoderConfig(model="/nowhere"))
