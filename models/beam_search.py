@@ -70,7 +70,7 @@ def constrained_beam_search(
                 f"{tuple(logits.shape)}"
             )
         steps = torch.log_softmax(logits.float(), dim=1)
-        impossible = ~decoder.allowed_mask(states.clamp(min=0), level) | steps.isnan()
+        impossible = ~decoder.allowed_next(states.clamp(min=0), level) | steps.isnan()
         steps = steps.masked_fill(impossible, -torch.inf)
         total = (scores.view(rows, 1) + steps).view(batch_size, num_beams * size)
         scores, best = total.topk(num_beams, dim=1)

@@ -66,7 +66,7 @@ class SidLogitsProcessor(LogitsProcessor):
         forbidden = torch.ones_like(scores, dtype=torch.bool)
         if level < self.decoder.depth:
             states = self._states(input_ids, level)
-            mask = self.decoder.allowed_mask(states.clamp(min=0), level) & (states >= 0)[:, None]
+            mask = self.decoder.allowed_next(states.clamp(min=0), level) & (states >= 0)[:, None]
             offset = self.vocabulary.token_offsets[level]
             if offset + mask.shape[1] > scores.shape[1]:
                 raise ValueError(

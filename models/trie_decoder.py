@@ -92,8 +92,8 @@ class TrieDecoder:
         """Returns (count,) int64 root states."""
         return torch.zeros(count, dtype=torch.int64, device=self.device)
 
-    def allowed_mask(self, states: torch.Tensor, level: int) -> torch.Tensor:
-        """Says which tokens may follow.
+    def allowed_next(self, states: torch.Tensor, level: int) -> torch.Tensor:
+        """Says which tokens may follow; `advance` gives the states they lead to.
 
         Args:
           states: (B,) int64 states of `level`.
@@ -102,25 +102,28 @@ class TrieDecoder:
         Returns:
           (B, K) bool, K = `token_sizes[level]`.
         """
+        begin, end = self._children(states, level)
+        counts = end - begin
+        # Only wide nodes are looked up: at 10M IDs that is a search among 44,000.
+        dense = (counts >= _dense_children(self.token_sizes[level])).nonzero().flatten()
         nodes = self._dense_nodes[level]
-        row = torch.searchsorted(nodes, states)
-        dense = nodes[row.clamp(max=len(nodes) - 1)] == states
         # The last bitmap is empty: sparse beams start from it and add their tokens one by one.
-        packed = self._bitmaps[level].index_select(0, row.masked_fill(~dense, len(nodes) - 1))
+        row = torch.full_like(states, len(nodes))
+        row[dense] = torch.searchsorted(nodes, states[dense])
+        packed = self._bitmaps[level].index_select(0, row)
         mask = self._unpacked.index_select(0, packed.flatten().int()).view(packed.shape)
         mask = mask.view(torch.bool)
-        begin, end = self._children(states, level)
-        owner, child = self._listed(begin, (end - begin).masked_fill(dense, 0), level)
+        owner, child = self._listed(begin, counts.index_fill(0, dense, 0), level)
         tokens = self._read(self._tokens[level], child)
         mask.view(-1).index_fill_(0, owner * mask.shape[1] + tokens, True)
         return mask[:, : self.token_sizes[level]]
 
-    def allowed_next(self, states: torch.Tensor, level: int) -> Continuations:
+    def list_next(self, states: torch.Tensor, level: int) -> Continuations:
         """Lists the tokens that may follow and the states they lead to.
 
         Children are gathered as one flat list and laid out once, so the work is that of the
         children there are and the memory that of the widest node; where a mask will do,
-        `allowed_mask` costs the same whatever the nodes' widths.
+        `allowed_next` costs the same whatever the nodes' widths.
 
         Args:
           states: (B,) int64 states of `level`.
@@ -128,7 +131,7 @@ class TrieDecoder:
         """
         distinct, which = torch.unique(states, return_inverse=True)
         if 0 < 2 * len(distinct) <= len(states):  # near the root many beams stand at one node
-            once = self.allowed_next(distinct, level)
+            once = self.list_next(distinct, level)
             parts = (once.tokens, once.next_states, once.valid)
             return Continuations(*(part.index_select(0, which) for part in parts))
         begin, end = self._children(states, level)
@@ -226,18 +229,23 @@ def _alive(trie: Trie, eligible: np.ndarray) -> list[np.ndarray]:
     return alive
 
 
+def _dense_children(size: int) -> float:
+    """Returns from how many children on a node with `size` possible tokens has a bitmap."""
+    return max(size / _DENSE_SHARE, _DENSE_CHILDREN)
+
+
 def _bitmaps(
     trie: Trie, level: int, alive: list[np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the dense parents of a level, (n,) int64, and their bitmaps, (n, bytes) uint8.
 
-    A parent that does not exist, with an empty bitmap, ends both.
+    One more bitmap, an empty one, follows.
     """
     size = trie.token_sizes[level]
     tokens = trie.tokens[level]
     start = trie.child_start[level - 1] if level else np.array([0, len(tokens)])
     start = start.astype(np.int64)
-    nodes = np.flatnonzero(np.diff(start) >= max(size / _DENSE_SHARE, _DENSE_CHILDREN))
+    nodes = np.flatnonzero(np.diff(start) >= _dense_children(size))
     bitmaps = np.zeros((len(nodes) + 1, -(-size // 8)), np.uint8)
     for first in range(0, len(nodes), _BITMAP_CHUNK):
         some = nodes[first : first + _BITMAP_CHUNK]
@@ -249,4 +257,4 @@ def _bitmaps(
         bits = np.zeros((len(some), size), bool)
         bits[owner, tokens[child]] = True
         bitmaps[first : first + len(some)] = np.packbits(bits, axis=1)
-    return np.append(nodes, np.iinfo(np.int64).max), bitmaps
+    return nodes, bitmaps

@@ -40,8 +40,8 @@ def test_every_step_equals_the_table(case):
     for level in range(decoder.depth):
         prefixes = np.unique(tokens[:, :level], axis=0) if level else np.zeros((1, 0), int)
         states = TrieDecoder(trie).walk(torch.from_numpy(prefixes.astype(np.int64)))
-        mask = decoder.allowed_mask(states, level)
-        listed = decoder.allowed_next(states, level)
+        mask = decoder.allowed_next(states, level)
+        listed = decoder.list_next(states, level)
         everything = torch.arange(decoder.token_sizes[level])
         for row, prefix in enumerate(prefixes):
             here = (tokens[:, :level] == prefix).all(1) & eligible
@@ -148,7 +148,7 @@ def test_a_mapped_file_decodes(tmp_path):
         write_trie(trie, file)
     mapped = TrieDecoder(read_trie(tmp_path / "t"))
     assert mapped.walk(torch.from_numpy(codes)).tolist() == list(range(len(codes)))
-    assert mapped.allowed_mask(mapped.root(1), 0)[0].nonzero()[:, 0].tolist() == list(
+    assert mapped.allowed_next(mapped.root(1), 0)[0].nonzero()[:, 0].tolist() == list(
         range(0, 300, 7)
     )
 
@@ -161,7 +161,7 @@ def test_gpu_steps_equal_cpu_steps():
     trie = build_trie([sids], layout)
     cpu, gpu = TrieDecoder(trie), TrieDecoder(trie, "cuda")
     states = torch.arange(trie.num_nodes[1])
-    assert torch.equal(cpu.allowed_mask(states, 2), gpu.allowed_mask(states.cuda(), 2).cpu())
+    assert torch.equal(cpu.allowed_next(states, 2), gpu.allowed_next(states.cuda(), 2).cpu())
     tokens = torch.randint(0, 300, states.shape)
     assert torch.equal(
         cpu.advance(states, 2, tokens), gpu.advance(states.cuda(), 2, tokens.cuda()).cpu()
