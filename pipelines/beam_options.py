@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 from apache_beam.runners.runner import PipelineState
+
+from pipelines.errors import UsageError
+from schemas.resources import ResourceConfig
 
 IN_PROCESS = "FnApiRunner"
 """Beam's own in-process runner. Named explicitly: plain DirectRunner tries to download another
@@ -35,6 +47,82 @@ def unknown_options(arguments: Sequence[str]) -> list[str]:
     options = PipelineOptions(list(arguments))
     known = options.get_all_options()
     return sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+
+
+def check_options(options: PipelineOptions, resources: ResourceConfig) -> None:
+    """Refuses options with which the chain could not run, or would not do what they say.
+
+    Raises:
+      UsageError: naming the option, why, and what to do instead.
+    """
+    runner = (options.view_as(StandardOptions).runner or "").rpartition(".")[2]
+    if runner == "DaskRunner":
+        raise UsageError(
+            "--runner=DaskRunner loses rows without an error (more than one sink, tagged outputs): "
+            "use FlinkRunner, SparkRunner, DataflowRunner or the default"
+        )
+    if options.view_as(GoogleCloudOptions).template_location is not None:
+        raise UsageError(
+            "--template_location: a template holds one pipeline, and this command runs several, "
+            "each built from what the one before it wrote. Leave the option out to run the chain "
+            "on Dataflow from here; for a template that runs the whole chain on one worker see "
+            "docs/dataflow.md"
+        )
+    asking = [
+        f"resources.{field.name}"
+        for field in dataclasses.fields(resources)
+        if resources.link(field.name).hints
+    ]
+    services = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    forced = [text for text in services if text.startswith("worker_accelerator")]
+    forced += [text for text in experiments(options) if text.startswith("worker_accelerator")]
+    if is_dataflow(options) and asking and forced:
+        raise UsageError(
+            f"{forced[0]} puts a GPU on every worker of every link, and {', '.join(asking)} in the "
+            f"configuration ask{'s' * (len(asking) == 1)} Dataflow to fit workers to stages, which "
+            f"excludes it: leave one of the two out"
+        )
+
+
+def experiments(options: PipelineOptions) -> list[str]:
+    """Returns the experiments that options name."""
+    return list(options.view_as(DebugOptions).experiments or [])
+
+
+def link_options(
+    options: PipelineOptions, link: str, hints: Mapping[str, str], on_gpu: bool
+) -> PipelineOptions:
+    """Returns the options of one link's pipelines.
+
+    Every pipeline is a job of its own on a cluster, so it gets the link's name: after `--job_name`,
+    else after `semid`, and then with digits that no other run has, because Dataflow refuses the
+    name of a job that runs.
+
+    Args:
+      options: as given.
+      link: name of the link.
+      hints: resource hints for every stage of it.
+      on_gpu: it asks for a GPU. Dataflow starts a process per core, each with a model and a CUDA
+        context of its own; one process per machine shares one model between its threads.
+    """
+    if is_in_process(options):
+        return options
+    own = copy.deepcopy(options)
+    cloud, standard = own.view_as(GoogleCloudOptions), own.view_as(StandardOptions)
+    given = cloud.job_name
+    cloud.job_name = f"{given}-{link}" if given else f"semid-{link}-{uuid.uuid4().hex[:8]}"
+    standard.resource_hints = [
+        *(standard.resource_hints or []),
+        *(f"{name}={value}" for name, value in hints.items()),
+    ]
+    if on_gpu:
+        own.view_as(DebugOptions).add_experiment("no_use_multiple_sdk_containers")
+    return own
+
+
+def is_dataflow(options: PipelineOptions) -> bool:
+    """True when pipelines become Dataflow jobs."""
+    return (options.view_as(StandardOptions).runner or "").endswith("DataflowRunner")
 
 
 def is_in_process(options: PipelineOptions) -> bool:
@@ -68,7 +156,11 @@ def run_pipeline(
         pipeline = beam.Pipeline(options=options)
         define(pipeline)
         result = pipeline.run()
-        state = result.wait_until_finish()
+        try:
+            state = result.wait_until_finish()
+        except KeyboardInterrupt:
+            result.cancel()  # a cluster would go on with a job that nobody waits for
+            raise
     if state not in (PipelineState.DONE, None):
         raise RuntimeError(f"the Beam pipeline ended in state {state}")
     counters: dict[str, int] = {}

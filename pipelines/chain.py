@@ -98,7 +98,7 @@ class Chain:
         for folder in (run.scratch("read"), run.output("catalog"), run.output("rejects")):
             files.remove_tree(folder)
         run_pipeline(
-            self._job.beam,
+            self._job.options("read"),
             lambda root: define_read(
                 root,
                 self._reader,
@@ -162,7 +162,9 @@ class Chain:
         compact = CompactEmbeddings(tuple(buckets), folder, self._num_item_shards())
         catalog = files.list_files(run.output("catalog"), ".parquet")
         changed = files.list_files(run.scratch("read", "changed"), ".parquet")
-        run_pipeline(self._job.beam, lambda root: define_compact(root, catalog, changed, compact))
+        run_pipeline(
+            self._job.options("embed"), lambda root: define_compact(root, catalog, changed, compact)
+        )
 
     def fit(self) -> dict[str, Any]:
         """Takes the ID space's tokenizer, or one that `semid fit` made for this root, or fits one.
@@ -193,7 +195,8 @@ class Chain:
         )
         embeddings = files.list_files(self._run.output("embeddings"), ".parquet")
         run_pipeline(
-            single_process(self._job.beam), lambda pipeline: define_fit(pipeline, embeddings, fit)
+            single_process(self._job.options("fit")),
+            lambda pipeline: define_fit(pipeline, embeddings, fit),
         )
         return {**json.loads(files.read_bytes(files.join(scratch, RESULT))), "fitted": True}
 
@@ -233,7 +236,7 @@ class Chain:
         assign = self.assign_codes(fit["tokenizer_id"])
         parent_items = self._ground_paths("items") if replan else []
         run_pipeline(
-            self._job.beam,
+            self._job.options("assign"),
             lambda root: define_assign(root, embed["parts"], parent_items, assign),
         )
         if not replan:
@@ -278,7 +281,7 @@ class Chain:
         counters = {}
         if embed["parts"] or read["retired"] or rewrite:
             counters = run_pipeline(
-                self._job.beam,
+                self._job.options("place"),
                 lambda root: define_place(
                     root,
                     coded,
@@ -337,7 +340,7 @@ class Chain:
         shared = self._settings.job.collisions.policy == "none"
         features = FeatureSet(self._settings.features, self.spm_path())
         index = IndexItems(paths, self._layout, features, shared, labelling, self._space.leaves)
-        run_pipeline(self._job.beam, lambda root: define_index(root, index))
+        run_pipeline(self._job.options("index"), lambda root: define_index(root, index))
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         metrics["drift"] = self.measure_drift(fit["tokenizer_id"])
         files.write_bytes(run.output("metrics.json"), metrics_bytes(metrics))

@@ -92,7 +92,7 @@ class DeltaChain:
         rows_per_shard = self._job.settings.job.shards.rows_per_shard
         num_shards = max(1, math.ceil(size / BYTES_PER_ITEM / rows_per_shard))
         run_pipeline(
-            self._job.beam,
+            self._job.options("read"),
             lambda root: define_read(
                 root, self._reader, [], self._layout, num_shards, run, catalog_folder=given_folder
             ),
@@ -160,7 +160,7 @@ class DeltaChain:
         files.write_table(keys_path, keys.schema, keys.to_batches())
         find = FindRows(keys_path, tuple(schema.names))
         found = WriteTable(folder, "rows", schema, ("item_id",))
-        run_pipeline(self._job.beam, lambda root: define_find(root, parts, find, found))
+        run_pipeline(self._job.options("read"), lambda root: define_find(root, parts, find, found))
         rows = [path for path in files.list_files(folder, ".parquet") if path != keys_path]
         tables = [schema.empty_table(), *map(files.read_table, rows)]
         return pa.concat_tables(tables).combine_chunks()
@@ -192,7 +192,10 @@ class DeltaChain:
         """Quantizes what was embedded."""
         files.remove_tree(self._run.scratch("assign"))
         assign = self._chain.assign_codes(fit["tokenizer_id"])
-        run_pipeline(self._job.beam, lambda root: define_assign(root, embed["parts"], [], assign))
+        run_pipeline(
+            self._job.options("assign"),
+            lambda root: define_assign(root, embed["parts"], [], assign),
+        )
         return {"shards": self._manifest.shards, "replanned": False}
 
     def place(
@@ -214,7 +217,9 @@ class DeltaChain:
             math.ceil(read["changed"] / rows_per_shard),
         )
         coded = [run.scratch("assign", "codes", part) for part in embed["parts"]]
-        counters = run_pipeline(self._job.beam, lambda root: define_place_delta(root, coded, place))
+        counters = run_pipeline(
+            self._job.options("place"), lambda root: define_place_delta(root, coded, place)
+        )
         changes = self._read_changes()
         in_place = changes.filter(pc.is_in(changes["change"], pa.array(_CHANGED_IN_PLACE)))
         back = changes.filter(pc.equal(changes["old_sid"], changes["new_sid"]))
@@ -252,7 +257,9 @@ class DeltaChain:
             keep_empty=frozenset(bare if table == "items" else ()),
         )
         dropped = WriteTable(folder, "rows", schema, ("item_id",))
-        run_pipeline(self._job.beam, lambda root: define_carry(root, parts, drop, dropped))
+        run_pipeline(
+            self._job.options("place"), lambda root: define_carry(root, parts, drop, dropped)
+        )
         tables = [files.read_table(path) for path in files.list_files(folder, ".parquet")]
         return pa.concat_tables([schema.empty_table(), *tables])
 
@@ -273,7 +280,7 @@ class DeltaChain:
             self._job.settings.job.collisions.policy == "none",
             parent,
         )
-        run_pipeline(self._job.beam, lambda root: define_index_delta(root, index))
+        run_pipeline(self._job.options("index"), lambda root: define_index_delta(root, index))
         self._write_metrics(fit, place)
         return {"rebuilt": True}
 

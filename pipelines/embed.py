@@ -65,14 +65,16 @@ def embed_changed(
     if catalog.embeds_text:
         config = job.settings.job.encoder
         num_parts = math.ceil(rows / config.rows_per_part)
-        embed = EmbedTexts(config, text_parts, num_parts, sid_type)
+        embed = EmbedTexts(config, text_parts, num_parts, sid_type, job.encoder_hints)
         counters |= run_pipeline(
-            job.beam, lambda root: define_embed(root, changed, embed, catalog.fuses)
+            job.options("embed"), lambda root: define_embed(root, changed, embed, catalog.fuses)
         )
     if catalog.reader.embedding is not None:
         texts = files.list_files(text_parts.embeddings, ".parquet") if catalog.fuses else []
         collect = CollectVectors(catalog.reader, parts, sid_type, tuple(texts))
-        counters |= run_pipeline(job.beam, lambda root: define_collect(root, changed, collect))
+        counters |= run_pipeline(
+            job.options("embed"), lambda root: define_collect(root, changed, collect)
+        )
     names = [files.base_name(path) for path in files.list_files(parts.origin, ".parquet")]
     return {"parts": names, "counters": counters}
 

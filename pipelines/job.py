@@ -7,6 +7,7 @@ import datetime
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.beam_options import check_options, is_dataflow, link_options
 from pipelines.root import Root
 from pipelines.settings import Settings
 
@@ -14,6 +15,9 @@ from pipelines.settings import Settings
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What an operator asked for.
+
+    Raises:
+      UsageError: Beam options that the chain cannot run with.
 
     Attributes:
       catalog: glob patterns.
@@ -33,3 +37,23 @@ class Job:
     as_of: datetime.datetime | None = None
     tokenizer: str | None = None
     warm_start: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self.beam, self.settings.job.resources)
+
+    def options(self, link: str) -> PipelineOptions:
+        """Returns the Beam options of a link's pipelines."""
+        hints = self._hints(link)
+        everywhere = {} if link == "embed" else hints
+        return link_options(self.beam, link, everywhere, on_gpu="accelerator" in hints)
+
+    @property
+    def encoder_hints(self) -> dict[str, str]:
+        """Resource hints of the stages that encode.
+
+        Those of the other links hold for whole pipelines. Reading text and grouping it need no GPU.
+        """
+        return self._hints("embed")
+
+    def _hints(self, link: str) -> dict[str, str]:
+        return self.settings.job.resources.link(link).hints if is_dataflow(self.beam) else {}

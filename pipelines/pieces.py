@@ -60,5 +60,5 @@ def settle_pieces(
         sample_rows=job.settings.job.fit.sample_rows,
     )
     learn = LearnPieces(feature, layout, path)
-    run_pipeline(job.beam, lambda root: define_pieces(root, inputs, learn))
+    run_pipeline(job.options("place"), lambda root: define_pieces(root, inputs, learn))
     return path

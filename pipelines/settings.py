@@ -79,8 +79,10 @@ class Settings:
         }
 
     def canonical(self) -> bytes:
-        """The effective configuration as canonical JSON, for fingerprints."""
-        return canonical_json(self.to_json())
+        """What of the configuration decides results, as canonical JSON, for fingerprints."""
+        config = self.to_json()
+        config.pop("resources")  # a run goes on with other machines than it began with
+        return canonical_json(config)
 
 
 def load_settings(path: str | None) -> Settings:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
 
+from schemas.resources import ResourceConfig
+
 T = TypeVar("T")
 
 FIELDS = (
@@ -315,6 +317,7 @@ class JobConfig:
     gates: GateConfig = dataclasses.field(default_factory=GateConfig)
     drift: DriftConfig = dataclasses.field(default_factory=DriftConfig)
     shards: ShardConfig = dataclasses.field(default_factory=ShardConfig)
+    resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig)
 
     def __post_init__(self) -> None:
         for field in self.input.columns:

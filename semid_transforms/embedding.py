@@ -7,7 +7,7 @@ quantizes reads them back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -261,14 +261,26 @@ class EmbedTexts(beam.PTransform):
 
     A part holds a range of content hashes, so what shares a batch depends on the set of contents
     alone, never on row order, sharding or workers.
+
+    Attributes:
+      config: of the encoder.
+      parts: where embeddings go and come from.
+      num_parts: how many parts to make.
+      sid_type: Arrow type of a packed SID.
+      hints: Beam resource hints of the encoding worker. All three stages that see embeddings have
+        them: a runner moves data from one machine to another where hints differ.
     """
 
     config: EncoderConfig
     parts: EmbeddingParts
     num_parts: int
     sid_type: pa.DataType
+    hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def expand(self, changed: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
+        prepare = beam.ParDo(_PreparePart(self.parts, self.sid_type))
+        encode = RunInference(EncoderHandler(self.config).with_no_batching())
+        write = beam.ParDo(_WritePart(self.parts))
         return (
             changed
             | "RouteByContent"
@@ -277,7 +289,7 @@ class EmbedTexts(beam.PTransform):
             )
             | "GroupByContentShard" >> beam.GroupByKey()
             | "PreparePart"
-            >> beam.ParDo(_PreparePart(self.parts, self.sid_type)).with_output_types(pa.RecordBatch)
-            | "Encode" >> RunInference(EncoderHandler(self.config).with_no_batching())
-            | "WriteEmbeddings" >> beam.ParDo(_WritePart(self.parts)).with_output_types(str)
+            >> prepare.with_output_types(pa.RecordBatch).with_resource_hints(**self.hints)
+            | "Encode" >> encode.with_output_types(pa.RecordBatch).with_resource_hints(**self.hints)
+            | "WriteEmbeddings" >> write.with_output_types(str).with_resource_hints(**self.hints)
         )

@@ -18,6 +18,7 @@ from models.tokenizers import from_files
 from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import Change, coded_schema
 from semid_transforms import files
+from semid_transforms.coders import RecordBatchCoder
 from semid_transforms.routing import empty_batch
 
 HISTOGRAM = pa.schema(
@@ -129,6 +130,8 @@ def count_sids(sids: np.ndarray, layout: SidLayout) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(prefixes), pa.array(counts)], schema=HISTOGRAM)
 
 
+@beam.typehints.with_input_types(pa.RecordBatch)
+@beam.typehints.with_output_types(pa.RecordBatch)
 class SumHistograms(beam.CombineFn):
     """Adds `HISTOGRAM` batches up."""
 
@@ -146,6 +149,9 @@ class SumHistograms(beam.CombineFn):
 
     def extract_output(self, accumulator: pa.RecordBatch) -> pa.RecordBatch:
         return accumulator
+
+    def get_accumulator_coder(self) -> RecordBatchCoder:
+        return RecordBatchCoder()
 
 
 class QuantizerHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, Quantizer]):
@@ -252,13 +258,14 @@ class AssignCodes(beam.PTransform):
         self, inputs: tuple[beam.PCollection[str], beam.PCollection[str]]
     ) -> beam.PCollection[str]:
         parts, items = inputs
+        quantize = RunInference(QuantizerHandler(self.tokenizer_folder).with_no_batching())
         coded = (
             parts
             | "ReadEmbeddings"
             >> beam.ParDo(_ReadPart(self.embeddings_folder, self.origin_folder)).with_output_types(
                 pa.RecordBatch
             )
-            | "Quantize" >> RunInference(QuantizerHandler(self.tokenizer_folder).with_no_batching())
+            | "Quantize" >> quantize.with_output_types(pa.RecordBatch)
             | "WriteCodes"
             >> beam.ParDo(_WriteCodes(self.codes_folder, self.layout)).with_output_types(
                 pa.RecordBatch
@@ -270,7 +277,11 @@ class AssignCodes(beam.PTransform):
         return (
             (coded, counted)
             | "FlattenCounts" >> beam.Flatten()
-            | "SumHistograms" >> beam.CombineGlobally(SumHistograms())
+            | "SumHistograms"
+            # The default of an empty input would go through a side input, pickled.
+            >> beam.CombineGlobally(SumHistograms())
+            .without_defaults()
+            .with_output_types(pa.RecordBatch)
             | "WriteHistogram"
             >> beam.ParDo(_WriteHistogram(self.histogram_path)).with_output_types(str)
         )

@@ -1,13 +1,20 @@
-"""Which runner is the default, and how local workers share the cores."""
+"""Which runner is the default, what it is told, and how local workers share the cores."""
 
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 import apache_beam as beam
 import pytest
 import torch
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+)
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 
 from pipelines.beam_options import (
     build_options,
@@ -16,6 +23,17 @@ from pipelines.beam_options import (
     single_process,
     unknown_options,
 )
+from pipelines.errors import UsageError
+from pipelines.job import Job
+from pipelines.root import Root
+from pipelines.settings import parse_settings
+
+L4 = "type:nvidia-l4;count:1;install-nvidia-driver"
+
+
+def job(*options: str, **resources: dict[str, str]) -> Job:
+    settings = parse_settings({"resources": resources})
+    return Job(("catalog",), Root("root"), settings, build_options(options))
 
 
 def test_the_in_process_runner_is_the_default_and_others_pass_through() -> None:
@@ -57,3 +75,88 @@ def test_threads_are_shared_while_a_pipeline_runs_and_given_back(
     assert seen == [(2, "2")]
     assert torch.get_num_threads() == before
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_links_ask_dataflow_for_machines_and_no_other_runner() -> None:
+    resources = {"embed": {"accelerator": L4}, "place": {"min_ram": "8GB"}}
+    cloud = job("--runner=DataflowRunner", "--resource_hints=min_ram=2GB", **resources)
+    assert cloud.encoder_hints == {"accelerator": L4}
+    asked = {
+        link: cloud.options(link).view_as(StandardOptions).resource_hints
+        for link in ("read", "embed", "place")
+    }
+    assert asked == {
+        "read": ["min_ram=2GB"],
+        "embed": ["min_ram=2GB"],
+        "place": ["min_ram=2GB", "min_ram=8GB"],
+    }
+    for other in ("--runner=FlinkRunner", "--direct_num_workers=2"):
+        elsewhere = job(other, **resources)
+        assert elsewhere.encoder_hints == {}
+        assert not elsewhere.options("place").view_as(StandardOptions).resource_hints
+
+
+def test_every_link_has_a_name_of_its_own_on_a_cluster() -> None:
+    def name(options: PipelineOptions) -> str:
+        return str(options.view_as(GoogleCloudOptions).job_name)
+
+    named = job("--runner=FlinkRunner", "--job_name=nightly", "--unheard_of=3")
+    assert name(named.options("embed")) == "nightly-embed"
+    assert named.options("embed").get_all_options(retain_unknown_options=True)["unheard_of"] == "3"
+    assert name(named.beam) == "nightly"
+    unnamed = job("--runner=DataflowRunner")
+    names = {name(unnamed.options("fit")) for _ in range(2)}
+    assert len(names) == 2
+    assert all(text.startswith("semid-fit-") for text in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--runner=DataflowRunner", "--template_location=gs://b/t"],
+            "--template_location: a template holds one pipeline, and this command runs several",
+        ),
+        (["--runner=DaskRunner"], "--runner=DaskRunner loses rows"),
+        (
+            ["--runner=DataflowRunner", f"--dataflow_service_options=worker_accelerator={L4}"],
+            r"worker_accelerator=type:nvidia-l4.* resources\.fit in the configuration asks",
+        ),
+        (
+            ["--runner=DataflowRunner", f"--experiment=worker_accelerator={L4}"],
+            r"worker_accelerator=type:nvidia-l4.* leave one of the two out",
+        ),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        job(*options, fit={"accelerator": L4})
+
+
+def test_a_gpu_on_every_worker_is_no_contradiction_alone() -> None:
+    job("--runner=DataflowRunner", f"--dataflow_service_options=worker_accelerator={L4}")
+
+
+class InterruptedRunner(PipelineRunner):
+    """A runner whose job goes on while its client is interrupted."""
+
+    cancelled: ClassVar[list[str]] = []
+
+    def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> PipelineResult:
+        class Result(PipelineResult):
+            def wait_until_finish(self, duration: object = None) -> str:
+                raise KeyboardInterrupt
+
+            def cancel(self) -> None:
+                InterruptedRunner.cancelled.append("the job")
+
+        return Result(PipelineState.RUNNING)
+
+
+def test_an_interrupted_client_takes_its_job_with_it() -> None:
+    runner = f"{InterruptedRunner.__module__}.{InterruptedRunner.__name__}"
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(
+            build_options([f"--runner={runner}"]), lambda root: root | "Nothing" >> beam.Create([1])
+        )
+    assert InterruptedRunner.cancelled == ["the job"]
