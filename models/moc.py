@@ -93,7 +93,7 @@ class Moc(Quantizer):
         """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
         _, codewords = self._fast
         with torch.inference_mode():
-            latents = codewords.sums(torch.from_numpy(codes).to(default_device())) / self.num_levels
+            latents = codewords.sums(device_rows(codes, default_device())) / self.num_levels
             return self._fast_decoder(latents).cpu().numpy()
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:

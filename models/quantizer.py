@@ -22,10 +22,12 @@ class Quantizer(abc.ABC):
     Attributes:
       kind: the name in the configuration, `rqvae` and so on.
       hierarchical: True when codes go coarse to fine, so that prefixes mean something.
+      quantizes_embeddings: True when the latent is the embedding itself.
     """
 
     kind: ClassVar[str]
     hierarchical: ClassVar[bool]
+    quantizes_embeddings: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -63,6 +65,14 @@ class Quantizer(abc.ABC):
         Raises:
           ValueError: D differs from `embedding_dim`, or a value is not finite.
         """
+
+    def encode_with_latents(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `encode`, and (N, d) float32 latents as collision resolution takes them.
+
+        They are `latents`, or what is left of them when they are rounded so coarsely that float32
+        settles most; they depend on the batch no more than codes do.
+        """
+        return self.encode(embeddings), self.latents(embeddings)
 
     @abc.abstractmethod
     def decode(self, codes: np.ndarray) -> np.ndarray:

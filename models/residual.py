@@ -16,6 +16,7 @@ from models.nearest import (
     exact_residual_codes,
 )
 from models.quantizer import Quantizer
+from models.rounded_latents import RoundedLatents
 
 # Rows a block of the exact path holds: 512 x 8192 float64 distances are 34 MB.
 EXACT_ROWS = 512
@@ -48,6 +49,10 @@ class ResidualQuantizer(Quantizer):
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
+        return self._search(embeddings, None)
+
+    def _search(self, embeddings: np.ndarray, rounded: RoundedLatents | None) -> np.ndarray:
+        """Encodes; keeps the latents of all rows in `rounded`, where it is given."""
         embeddings = checked_embeddings(embeddings, self.embedding_dim)
         codes = np.empty((len(embeddings), self.num_levels), np.int32)
         open_rows = np.zeros(len(embeddings), bool)
@@ -63,6 +68,8 @@ class ResidualQuantizer(Quantizer):
                 )
                 codes[block] = fast.cpu().numpy()
                 open_rows[block] = near_tie.cpu().numpy()
+                if rounded is not None:
+                    rounded.settle(start, latents.cpu().numpy())
         undecided = np.flatnonzero(open_rows)
         exact_rows = max(1, EXACT_ROWS // self._beam)
         for start in range(0, len(undecided), exact_rows):
@@ -73,6 +80,9 @@ class ResidualQuantizer(Quantizer):
                 if self._beam == 1
                 else exact_beam_codes(vectors, self.codebooks, self._beam)
             )
+        if rounded is not None:
+            for chosen in rounded.unsettled(EXACT_ROWS):
+                rounded.set(chosen, self.latents(embeddings[chosen]))
         return codes
 
     def quantized(self, codes: np.ndarray) -> np.ndarray:

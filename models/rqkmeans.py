@@ -11,7 +11,7 @@ import torch
 from models.config import RqkmeansConfig
 from models.kmeans import kmeans
 from models.nearest import nearest_codes
-from models.residual import ResidualQuantizer, checked_embeddings
+from models.residual import ResidualQuantizer, checked_embeddings, device_rows
 
 
 class Rqkmeans(ResidualQuantizer):
@@ -23,6 +23,7 @@ class Rqkmeans(ResidualQuantizer):
     """
 
     kind: ClassVar[str] = "rqkmeans"
+    quantizes_embeddings: ClassVar[bool] = True
 
     def __init__(self, codebooks: tuple[np.ndarray, ...], beam: int = 1) -> None:
         super().__init__(beam)
@@ -52,7 +53,7 @@ class Rqkmeans(ResidualQuantizer):
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32, added in float32; see `Quantizer`."""
         with torch.inference_mode():
-            return self._codewords.sums(torch.from_numpy(codes).to(self._device)).cpu().numpy()
+            return self._codewords.sums(device_rows(codes, self._device)).cpu().numpy()
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the codebooks."""

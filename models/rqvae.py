@@ -12,7 +12,8 @@ import torch
 from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
 from models.config import RqvaeConfig
 from models.dense import DenseTensors
-from models.residual import ResidualQuantizer, checked_embeddings
+from models.residual import ResidualQuantizer, checked_embeddings, device_rows
+from models.rounded_latents import RoundedLatents
 from models.tag_supervision import TagHeads, TagPrediction
 from models.trained_autoencoder import TrainedAutoencoder
 
@@ -57,6 +58,12 @@ class Rqvae(ResidualQuantizer):
         """Maps (N, D) embeddings to (N, d) float32 latents; see `Quantizer.latents`."""
         return self.autoencoder.encoder.exact(checked_embeddings(embeddings, self.embedding_dim))
 
+    def encode_with_latents(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (N, L) int32 codes and (N, d) float32 latents, rounded; see `Quantizer`."""
+        encoder = self.autoencoder.encoder
+        rounded = RoundedLatents((len(embeddings), encoder.out_dim), encoder.grid)
+        return self._search(embeddings, rounded), rounded.values
+
     def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
         return self._fast_encoder(rows)
 
@@ -67,7 +74,7 @@ class Rqvae(ResidualQuantizer):
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
         with torch.inference_mode():
-            latents = self._codewords.sums(torch.from_numpy(codes).to(self._device))
+            latents = self._codewords.sums(device_rows(codes, self._device))
             return self._fast_decoder(latents).cpu().numpy()
 
     def predict_tags(self, embeddings: np.ndarray) -> TagPrediction:

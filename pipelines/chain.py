@@ -48,7 +48,7 @@ from semid_transforms.features import FeatureSet
 from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
 from semid_transforms.measuring import metrics_bytes
-from semid_transforms.placing import PlaceItems
+from semid_transforms.placing import PlaceFolders, PlaceItems
 from semid_transforms.quantizing import AssignCodes, plan_shards
 from semid_transforms.shard_placement import Identity, Stamp
 from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
@@ -56,7 +56,7 @@ from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
 _log = logging.getLogger(__name__)
 
 BYTES_PER_ITEM = 256
-"""Rough size of a catalog row on disk, only to choose how many shards reading is cut into."""
+"""Rough size of a catalog row on disk, vectors apart; it only decides into how many shards."""
 
 _REPLAN_FACTOR = 2
 """The SID space is cut anew when shards hold on average this many times what they should."""
@@ -97,7 +97,7 @@ class Chain:
         run = self._run
         for folder in (run.scratch("read"), run.output("catalog"), run.output("rejects")):
             files.remove_tree(folder)
-        run_pipeline(
+        counters = run_pipeline(
             self._job.options("read"),
             lambda root: define_read(
                 root,
@@ -120,6 +120,7 @@ class Chain:
             "rejects": reject_counts(files.list_files(run.output("rejects"))),
             "changed": count_rows(files.list_files(run.scratch("read", "changed"))),
             "retired": count_rows(files.list_files(run.scratch("read", "retired"))),
+            "counters": counters,
         }
 
     def keep_rejects(self) -> None:
@@ -231,19 +232,19 @@ class Chain:
         replan = manifest is None or live > _REPLAN_FACTOR * per_shard * len(manifest.shards)
         if not replan and not embed["parts"]:
             assert manifest is not None
-            return {"shards": manifest.shards, "replanned": False}
+            return {"shards": manifest.shards, "replanned": False, "counters": {}}
         files.remove_tree(run.scratch("assign"))
         assign = self.assign_codes(fit["tokenizer_id"])
         parent_items = self._ground_paths("items") if replan else []
-        run_pipeline(
+        counters = run_pipeline(
             self._job.options("assign"),
             lambda root: define_assign(root, embed["parts"], parent_items, assign),
         )
         if not replan:
             assert manifest is not None
-            return {"shards": manifest.shards, "replanned": False}
+            return {"shards": manifest.shards, "replanned": False, "counters": counters}
         shards = plan_shards(assign.histogram_path, layout, math.ceil(live / per_shard))
-        return {"shards": shards, "replanned": True}
+        return {"shards": shards, "replanned": True, "counters": counters}
 
     def assign_codes(self, tokenizer_id: str) -> AssignCodes:
         """Returns how this run quantizes."""
@@ -252,6 +253,7 @@ class Chain:
             embeddings_folder=run.output("embeddings"),
             origin_folder=run.scratch("origin"),
             codes_folder=run.scratch("assign", "codes"),
+            latents_folder=run.scratch("assign", "latents"),
             histogram_path=run.scratch("assign", "histogram.parquet"),
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
             layout=self._layout,
@@ -405,7 +407,12 @@ class Chain:
             ),
             stamp=Stamp(run.generation, tokenizer_id, run.time),
             features=features,
-            folders=(run.scratch("settled"), run.generation_folder, run.output("embeddings")),
+            folders=PlaceFolders(
+                settled=run.scratch("settled"),
+                generation=run.generation_folder,
+                embeddings=run.output("embeddings"),
+                latents=run.scratch("assign", "latents"),
+            ),
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
         )
 
@@ -450,5 +457,6 @@ class Chain:
     def _num_item_shards(self) -> int:
         catalog_bytes = sum(source.bytes for source in self._reader.sources)
         known = self._parent.manifest.counts["items"] if self._parent.manifest else 0
-        rows = max(known, catalog_bytes // BYTES_PER_ITEM)
+        row_bytes = BYTES_PER_ITEM + 4 * (self._reader.embedding_dim or 0)
+        rows = max(known, catalog_bytes // row_bytes)
         return max(1, math.ceil(rows / self._settings.job.shards.rows_per_shard))

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import pyarrow.compute as pc
+
 from models.sid import SidLayout
 from pipelines.root import Published, Root
 from pipelines.runs import Run
@@ -156,6 +158,6 @@ def _describe(run: Run, path: str, carried: dict[str, FileEntry], parent: Publis
 def _count_changes(run: Run) -> dict[str, int]:
     counts = dict.fromkeys((change.value for change in Change), 0)
     for path in files.list_files(run.output("changes"), ".parquet"):
-        for change in files.read_table(path, ["change"])["change"].to_pylist():
-            counts[change] += 1
+        for row in pc.value_counts(files.read_table(path, ["change"])["change"]).to_pylist():
+            counts[row["values"]] += row["counts"]
     return counts

@@ -119,10 +119,10 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
     changes = tables.read("changes")
     said: dict[str, tuple[Any, ...]] = {}
     if changes.num_rows:
+        leaving = pa.array([Change.MOVED.value, Change.RETIRED.value])
         said = {
             row["item_id"]: (row["change"], row["old_sid"], row["new_sid"])
-            for row in changes.to_pylist()
-            if row["change"] in (Change.MOVED.value, Change.RETIRED.value)
+            for row in changes.filter(pc.is_in(changes["change"], value_set=leaving)).to_pylist()
         }
     for row in np.flatnonzero(~kept):
         name, sid, new = old["item_id"][row].as_py(), old["sid"][row].as_py(), now[row].as_py()

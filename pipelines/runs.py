@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.errors import ConflictError
 from pipelines.leases import BusyError, hold, is_held
+from pipelines.resources import cpu_seconds, peak_memory
 from pipelines.root import Root
 from schemas.config import fingerprint
 from semid_transforms import files
@@ -82,7 +83,8 @@ class Run:
             whatever an interrupted attempt left behind.
 
         Returns:
-          The result, with `seconds` it took.
+          The result, with `seconds` and `cpu_seconds` it took, and `peak_memory_bytes` of the
+          process until its end.
 
         Raises:
           ConflictError: another process may have taken the run over.
@@ -93,10 +95,12 @@ class Run:
             _log.info("%-8s done by an earlier attempt", name)
             self.results[name] = json.loads(files.read_bytes(marker))
             return self.results[name]
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), cpu_seconds()
         _log.info("%-8s ...", name)
         result = work()
         result["seconds"] = round(time.monotonic() - started, 3)
+        result["cpu_seconds"] = round(cpu_seconds() - cpu_started, 3)
+        result["peak_memory_bytes"] = peak_memory()
         self.check_held()
         files.write_bytes(marker, json.dumps(result, indent=1).encode())
         _log.info("%-8s %.1f s", name, result["seconds"])

@@ -36,6 +36,7 @@ def outcome_text(root: Root, outcome: Outcome) -> str:
         f"  encoded     {encoded:,} texts with {manifest.encoder['name']}",
         f"  tokenizer   {manifest.fingerprints.tokenizer[:16]}, {_sizes(manifest)} codes{fitted}",
         f"  seconds     {timing}",
+        f"  memory      {peak_bytes(links) / 2**30:.1f} GiB at most",
     ]
     if manifest.rejects:
         lines.append("  rejected")
@@ -52,6 +53,11 @@ def outcome_text(root: Root, outcome: Outcome) -> str:
         measured = outcome.metrics["measured_generation"]
         lines.append(f"  quality as measured in generation {measured}; placements as they are now")
     return "\n".join([*lines, metrics_text(outcome.metrics)])
+
+
+def peak_bytes(links: dict[str, dict[str, Any]]) -> int:
+    """Returns the most memory a run held, also in attempts that were interrupted."""
+    return max(link["peak_memory_bytes"] for link in links.values())
 
 
 def drift_lines(drift: dict[str, Any] | None) -> list[str]:
@@ -108,6 +114,7 @@ def outcome_json(root: Root, outcome: Outcome) -> dict[str, Any]:
         "rejects": manifest.rejects,
         "counts": manifest.counts,
         "tokenizer": manifest.fingerprints.tokenizer,
+        "peak_memory_bytes": peak_bytes(outcome.results),
         "links": outcome.results,
         "metrics": outcome.metrics,
     }

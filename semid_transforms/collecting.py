@@ -18,13 +18,14 @@ from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import changed_schema
 from semid_transforms.embedding import (
     EmbeddingParts,
+    by_content,
     find_embeddings,
     pending_schema,
     write_part,
 )
 from semid_transforms.embedding_columns import fuse_texts, read_vectors
 from semid_transforms.reading import CatalogReader
-from semid_transforms.routing import gather, split_by_shard
+from semid_transforms.routing import Router, gather
 from semid_transforms.validation import hash_texts
 
 
@@ -32,24 +33,22 @@ def pending_vectors(rows: pa.RecordBatch, vectors: np.ndarray, part: str) -> pa.
     """Joins changed rows with their embeddings.
 
     Args:
-      rows: `changed_schema`, N rows.
+      rows: `changed_schema`, N rows in the order of `by_content`.
       vectors: (N, D) float32.
       part: file name of the part.
 
     Returns:
-      `pending_schema`, N rows sorted by content hash, then item id.
+      `pending_schema`, N rows.
     """
     columns = {
-        "part": pa.array([part] * rows.num_rows, pa.string()),
+        "part": pa.repeat(pa.scalar(part), rows.num_rows),
         "text": pa.nulls(rows.num_rows, pa.string()),
         "embedding": list_from_matrix(vectors, pa.float32()),
     }
     schema = pending_schema(rows.schema.field("sid").type)
-    batch = pa.RecordBatch.from_arrays(
+    return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else rows[name] for name in schema.names], schema=schema
     )
-    keys = [("content_hash", "ascending"), ("item_id", "ascending")]
-    return batch.take(pc.sort_indices(batch, sort_keys=keys))
 
 
 def key_by_text(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -82,17 +81,19 @@ def text_embeddings(texts: pa.Array, parts: Sequence[str]) -> np.ndarray:
     return matrix_from_list(found)[pc.index_in(hashes, value_set=distinct).to_numpy()]
 
 
-class _RouteBySplit(beam.DoFn):
+class _RouteBySplit(Router):
     """Cuts changed rows by the catalog split they were read from."""
 
     def __init__(self, reader: CatalogReader):
-        self._number = {
-            (split.path, split.number): number for number, split in enumerate(reader.splits)
+        # The splits of a file follow each other.
+        self._first = {
+            split.path: number for number, split in enumerate(reader.splits) if split.number == 0
         }
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        places = zip(batch["source"].to_pylist(), batch["split"].to_pylist(), strict=True)
-        return split_by_shard(batch, np.array([self._number[place] for place in places]))
+    def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
+        sources = pc.dictionary_encode(batch["source"])
+        starts = np.array([self._first[source] for source in sources.dictionary.to_pylist()])
+        return batch, starts[sources.indices.to_numpy()] + batch["split"].to_numpy()
 
 
 class _CollectPart(beam.DoFn):
@@ -116,7 +117,7 @@ class _CollectPart(beam.DoFn):
             return
         reader = self._reader
         assert reader.embedding is not None
-        rows = gather(list(batches), changed_schema(self._sid_type))
+        rows = by_content(gather(list(batches), changed_schema(self._sid_type)))
         wanted = rows["row"].to_numpy()
         split = reader.splits[number]
         vectors = read_vectors(split, wanted, reader.input, reader.shards, reader.embedding)

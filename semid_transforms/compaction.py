@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 from schemas.manifest import FileEntry
 from schemas.tables import CONTENT_HASH, embedding_schema
 from semid_transforms import files
+from semid_transforms.embedding import GROUP_ROWS
 from semid_transforms.hashing import hash_shards, item_hashes
 from semid_transforms.routing import gather, split_by_shard
 
 MANY_SMALL_PARTS = 16
 """Small parts, such as backfills leave behind, that are carried before they are merged."""
-
-ROW_GROUP_ROWS = 1 << 14
 
 STORED = pa.schema(
     [
@@ -147,7 +146,7 @@ def write_bucket(bucket: Bucket, keep: Sequence[np.ndarray], folder: str) -> str
     table = pa.concat_tables(tables).sort_by(
         [("content_hash", "ascending"), ("item_id", "ascending")]
     )
-    files.write_table(target, embedding_schema(), table.to_batches(), ROW_GROUP_ROWS)
+    files.write_table(target, embedding_schema(), table.to_batches(), GROUP_ROWS)
     return target
 
 

@@ -87,7 +87,7 @@ class _PlaceDelta(beam.DoFn):
         shard, batches = element
         place, identity = self._place, self._place.identity
         assert place.plan.parent is not None
-        rows, latents = read_settled(place.folders[0], shard, list(batches), identity.sid_type)
+        rows, latents = read_settled(place.folders.settled, shard, list(batches), identity.sid_type)
         placed: PlacedShard = place_rows(
             rows,
             latents,
@@ -111,7 +111,7 @@ class _WriteDelta(beam.DoFn):
 
     def __init__(self, place: PlaceItems):
         self._generation = place.stamp.generation
-        self._folder = place.folders[1]
+        self._folder = place.folders.generation
         self._schemas = {
             "items": items_schema(place.identity.sid_type, place.features.names),
             "reserved": reserved_schema(place.identity.sid_type),
@@ -146,10 +146,7 @@ class PlaceDelta(beam.PTransform):
 
     def expand(self, coded: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
         place = self.place
-        settled_folder, _, embeddings_folder = place.folders
-        settle = SettleRows(
-            place.plan, place.identity, (settled_folder, embeddings_folder), place.tokenizer_folder
-        )
+        settle = SettleRows(place.plan, place.identity, place.folders, place.tokenizer_folder)
         none = coded.pipeline | "NoRewrite" >> beam.Create([]).with_output_types(int)
         return (
             (coded, none)

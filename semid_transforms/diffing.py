@@ -25,7 +25,7 @@ from schemas.tables import (
 )
 from semid_transforms import files
 from semid_transforms.hashing import hash_shards, item_hashes
-from semid_transforms.routing import gather, split_by_shard
+from semid_transforms.routing import Router, gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,15 +263,14 @@ def parts_with_items(paths: Sequence[str], hashes: np.ndarray) -> list[str]:
     return kept
 
 
-class _RouteByItem(beam.DoFn):
+class _RouteByItem(Router):
     """Cuts a batch with an `item_id` column by ranges of the id's hash."""
 
     def __init__(self, num_shards: int):
         self._num_shards = num_shards
 
-    def process(self, batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
-        shards = hash_shards(item_hashes(batch["item_id"]), self._num_shards)
-        return split_by_shard(batch, shards)
+    def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
+        return batch, hash_shards(item_hashes(batch["item_id"]), self._num_shards)
 
 
 class _DiffShard(beam.DoFn):

@@ -22,7 +22,10 @@ from semid_transforms import files
 from semid_transforms.encoder import SentenceEncoder
 from semid_transforms.hashing import content_shards
 from semid_transforms.lookup import holds_any, row_groups
-from semid_transforms.routing import gather, split_by_shard
+from semid_transforms.routing import Router, gather
+
+GROUP_ROWS = 1 << 12
+"""Rows per row group of `embeddings`, small because few are looked up by content hash."""
 
 
 def pending_schema(sid_type: pa.DataType) -> pa.Schema:
@@ -43,6 +46,12 @@ def pending_schema(sid_type: pa.DataType) -> pa.Schema:
     )
 
 
+def by_content(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Sorts rows as they stand in an embedding part: by content hash, then item id."""
+    keys = [("content_hash", "ascending"), ("item_id", "ascending")]
+    return rows.take(pc.sort_indices(rows, sort_keys=keys))
+
+
 def prepare_part(rows: pa.RecordBatch, part: str, known: Sequence[str] = ()) -> pa.RecordBatch:
     """Sorts the rows of a part and finds what really has to be encoded.
 
@@ -55,8 +64,7 @@ def prepare_part(rows: pa.RecordBatch, part: str, known: Sequence[str] = ()) -> 
       `pending_schema`, N rows.
     """
     sid_type = rows.schema.field("sid").type
-    keys = [("content_hash", "ascending"), ("item_id", "ascending")]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    rows = by_content(rows)
     hashes = rows["content_hash"]
     first = np.r_[True, pc.not_equal(hashes[1:], hashes[:-1]).to_numpy(zero_copy_only=False)]
     embedding = find_embeddings(known, hashes.filter(pa.array(first)))
@@ -66,7 +74,7 @@ def prepare_part(rows: pa.RecordBatch, part: str, known: Sequence[str] = ()) -> 
     encode = pc.and_(pa.array(first), per_row.is_null())
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([part] * rows.num_rows, pa.string()),
+            pa.repeat(pa.scalar(part), rows.num_rows),
             rows["item_id"],
             hashes,
             pc.if_else(encode, rows["text"], None),
@@ -154,7 +162,7 @@ def write_part(batch: pa.RecordBatch, embeddings_folder: str, origin_folder: str
     part: str = batch["part"][0].as_py()
     embeddings, origin = embedding_schema(), origin_schema(batch.schema.field("sid").type)
     rows = batch.select(embeddings.names).cast(embeddings)
-    files.write_table(files.join(embeddings_folder, part), embeddings, [rows], 1 << 14)
+    files.write_table(files.join(embeddings_folder, part), embeddings, [rows], GROUP_ROWS)
     files.write_table(
         files.join(origin_folder, part), origin, [conform(batch.select(origin.names), origin)]
     )
@@ -190,15 +198,15 @@ class EncoderHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, SentenceEncode
         return "semid-encoder"
 
 
-class _RouteByContent(beam.DoFn):
+class _RouteByContent(Router):
     """Cuts changed rows by ranges of their content hash, so equal contents meet."""
 
     def __init__(self, num_parts: int):
         self._num_parts = num_parts
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         hashes = bytes_from_fixed_binary(batch["content_hash"])
-        return split_by_shard(batch, content_shards(hashes, self._num_parts))
+        return batch, content_shards(hashes, self._num_parts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -274,26 +274,35 @@ def read_vectors(
       ValueError: a row is not there or has no valid embedding: the file has changed.
       OSError: the file cannot be opened or read; the message names it.
     """
-    wanted, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-    found = np.zeros(len(wanted), bool)
-    vectors = np.empty((len(wanted), embedding.embedding_dim), np.float32)
+    rows = np.asarray(rows, np.int64)
+    order = np.argsort(rows, kind="stable")
+    wanted = rows[order]
+    found = np.zeros(len(rows), bool)
+    vectors = np.empty((len(rows), embedding.embedding_dim), np.float32)
     for some in read_rows(split, vector_fields(embedding.columns), input_config, shard_config):
         if found.all():
             break
-        position = np.searchsorted(wanted, some.numbers)
-        position[position == len(wanted)] = 0
-        hits = np.flatnonzero(wanted[position] == some.numbers)
-        if len(hits) == 0:
+        if not len(some.numbers):
             continue
-        taken = some.fields.take(pa.array(hits))
-        columns = [taken.column(vector_name(i)) for i in range(len(embedding.columns))]
+        first, stop = np.searchsorted(wanted, some.numbers[[0, -1]] + [0, 1])
+        place = np.searchsorted(some.numbers, wanted[first:stop])
+        here = some.numbers[place] == wanted[first:stop]
+        place, targets = place[here], order[first:stop][here]
+        if not len(place):
+            continue
+        columns = [some.fields.column(vector_name(i)) for i in range(len(embedding.columns))]
+        if len(place) < len(some.numbers) // 2:
+            columns = [column.take(pa.array(place)) for column in columns]
+            place = np.arange(len(place))
         matrix, bad = combine(columns, embedding)
-        good = np.array([i for i in range(len(hits)) if i not in bad], np.int64)
-        vectors[position[hits[good]]] = matrix[good]
-        found[position[hits[good]]] = True
+        if bad:
+            good = ~np.isin(place, list(bad))
+            place, targets = place[good], targets[good]
+        vectors[targets] = matrix[place]
+        found[targets] = True
     if not found.all():
         raise ValueError(
-            f"{split.path} has changed while it was read: row {wanted[~found][0]} of split "
+            f"{split.path} has changed while it was read: row {rows[~found].min()} of split "
             f"{split.number} has no valid embedding any more. Start the run again"
         )
-    return vectors[places]
+    return vectors

@@ -11,14 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.metrics import DEFINITIONS, code_use, collisions, find_neighbours, kept, quality
+from models.metrics import (
+    DEFINITIONS,
+    code_use,
+    collisions,
+    collisions_of_counts,
+    find_neighbours,
+    kept,
+    quality,
+)
 from models.quantizer import Quantizer
 from models.sid import SidLayout
-from schemas.arrays import keys_from_fixed_binary, matrix_from_list
+from schemas.arrays import bytes_from_fixed_binary, keys_from_fixed_binary, matrix_from_list
 from schemas.tables import Placement
 from semid_transforms import files
 from semid_transforms.catalog import read_categories
 from semid_transforms.embedding import find_embeddings
+
+_BLOCK_ROWS = 4096
 
 SAMPLE_ROWS = 50_000
 """Items whose embeddings are compared pairwise. Pairs of a uniform sample are a uniform sample of
@@ -75,11 +85,14 @@ def sample_items(
       ValueError: an item has no embedding.
     """
     columns = ["item_id", "codes", "base_codes", "content_hash"]
-    table = pa.concat_tables(files.read_table(part, columns) for part in items)
-    keys = keys_from_fixed_binary(table["content_hash"])
-    chosen = np.sort(np.argsort(keys, kind="stable")[:sample_rows])
-    rows = table.take(pa.array(chosen)).combine_chunks()
-    distinct, position = np.unique(keys[chosen], return_inverse=True)
+    chosen: list[pa.Table] = []
+    for part in items:
+        table = pa.concat_tables([*chosen, files.read_table(part, columns)]).combine_chunks()
+        first = smallest_keys(bytes_from_fixed_binary(table["content_hash"]), sample_rows)
+        chosen = [table.take(pa.array(first))]
+    (rows,) = chosen
+    keys = keys_from_fixed_binary(rows["content_hash"])
+    distinct, position = np.unique(keys, return_inverse=True)
     wanted = pa.array([key.ljust(16, b"\0") for key in distinct.tolist()], pa.binary(16))
     vectors = matrix_from_list(find_embeddings(embeddings, wanted), quantizer.embedding_dim)
     categories = read_categories(rows["item_id"], catalog)
@@ -105,12 +118,11 @@ def measure(
       A document ready for JSON: `before` and `after` collision resolution, `placements`, and
       `definitions`.
     """
-    columns = ["sid", "codes", "base_codes", "placement", "content_hash"]
-    table = pa.concat_tables(files.read_table(part, columns) for part in items)
     sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
-    floor = collisions(keys_from_fixed_binary(table["content_hash"]))
     neighbours = find_neighbours(sample.embeddings)
-    document: dict[str, Any] = {"items": table.num_rows, "sampled_items": len(sample.item_ids)}
+    placements = pc.value_counts(_column(items, "placement"))
+    count = pc.sum(placements.field("counts")).as_py() or 0
+    document: dict[str, Any] = {"items": count, "sampled_items": len(sample.item_ids)}
     for name, column, codes in (
         ("before", "base_codes", sample.base_codes),
         ("after", "codes", sample.codes),
@@ -119,26 +131,54 @@ def measure(
             codes,
             quantizer.codebook_sizes,
             sample.embeddings,
-            decoded=quantizer.decode(codes),
+            decoded=_decoded(quantizer, codes),
             category_paths=sample.category_paths,
             hierarchical=quantizer.hierarchical,
             neighbours=neighbours,
         )
-        every = matrix_from_list(table[column], quantizer.num_levels)
-        measured["items"] = table.num_rows
+        every = matrix_from_list(_column(items, column), quantizer.num_levels)
+        measured["items"] = count
         measured["levels"] = code_use(every, quantizer.codebook_sizes)
         measured["collisions"] = collisions(every)
         measured.pop("definitions")
         document[name] = measured
-    document["after"]["shared_sids"] = collisions(table["sid"].to_numpy())
-    document["collisions_floor"] = floor
-    counts = {
-        row["values"]: row["counts"] for row in pc.value_counts(table["placement"]).to_pylist()
-    }
+    document["after"]["shared_sids"] = collisions(_column(items, "sid").to_numpy())
+    contents = pc.value_counts(_column(items, "content_hash")).field("counts").to_numpy()
+    document["collisions_floor"] = collisions_of_counts(contents)
+    counts = {row["values"]: row["counts"] for row in placements.to_pylist()}
     document["placements"] = {name.value: counts.get(name.value, 0) for name in Placement}
-    document["distinct_contents"] = round((1 - floor["a"]) * table.num_rows)
+    document["distinct_contents"] = len(contents)
     document["definitions"] = DEFINITIONS
     return document
+
+
+def _decoded(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:
+    """Returns (n, D) reconstructions: float32 accuracy is plenty for a mean."""
+    blocks = [
+        quantizer.nearly_decode(codes[start : start + _BLOCK_ROWS])
+        for start in range(0, len(codes), _BLOCK_ROWS)
+    ]
+    return np.concatenate(blocks) if blocks else quantizer.nearly_decode(codes)
+
+
+def smallest_keys(keys: np.ndarray, limit: int) -> np.ndarray:
+    """Returns the rows of the `limit` smallest keys, by row; of equal keys the first rows.
+
+    Args:
+      keys: (N, 16) uint8 content hashes.
+      limit: most rows to return.
+    """
+    if len(keys) <= limit:
+        return np.arange(len(keys))
+    leading = np.ascontiguousarray(keys[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
+    few = np.flatnonzero(leading <= np.partition(leading, limit - 1)[limit - 1])
+    order = np.argsort(np.ascontiguousarray(keys[few]).view("S16").reshape(-1), kind="stable")
+    return np.sort(few[order[:limit]])
+
+
+def _column(parts: Sequence[str], name: str) -> pa.ChunkedArray:
+    """Reads one column of many parts."""
+    return pa.concat_tables(files.read_table(part, [name]) for part in parts)[name]
 
 
 def measure_kept(changes: Sequence[str], before: SidLayout, after: SidLayout) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from schemas.tables import (
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
 from semid_transforms.quantizing import load_tokenizer
-from semid_transforms.routing import empty_batch, gather, split_by_shard
+from semid_transforms.routing import Router, empty_batch, gather, split_by_shard
 from semid_transforms.shard_placement import (
     Identity,
     ParentShard,
@@ -52,16 +52,34 @@ LATENTS = pa.schema(
 catalog) send theirs through a shuffle; embeddings never do."""
 
 
-class _RouteBySid(beam.DoFn):
+@dataclasses.dataclass(frozen=True)
+class PlaceFolders:
+    """Where placing reads and writes.
+
+    Attributes:
+      settled: scratch, rows of each shard.
+      generation: the new generation.
+      embeddings: its embedding parts.
+      latents: of `AssignCodes`, aligned with the embedding parts; empty where the tokenizer
+        quantizes embeddings themselves.
+    """
+
+    settled: str
+    generation: str
+    embeddings: str
+    latents: str
+
+
+class _RouteBySid(Router):
     """Cuts coded rows by the SID range they belong to."""
 
     def __init__(self, plan: ShardPlan, identity: Identity):
         self._plan = plan
         self._identity = identity
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         routed, sids = assign_roles(batch, self._identity)
-        return split_by_shard(routed, self._plan.shard_of(sids))
+        return routed, self._plan.shard_of(sids)
 
 
 class _SettleShard(beam.DoFn):
@@ -107,28 +125,27 @@ class _SettleShard(beam.DoFn):
 
 
 class _FetchLatents(beam.DoFn):
-    """Reads contested rows of an embedding part back and maps them to latent space."""
+    """Reads the latents of contested rows back: those of a part, or its embeddings themselves."""
 
-    def __init__(self, embeddings_folder: str, tokenizer_folder: str):
-        self._embeddings_folder = embeddings_folder
+    def __init__(self, folders: PlaceFolders, tokenizer_folder: str):
+        self._folders = folders
         self._tokenizer_folder = tokenizer_folder
 
     def setup(self) -> None:
-        self._quantizer = load_tokenizer(self._tokenizer_folder)
+        quantizer = load_tokenizer(self._tokenizer_folder)
+        self._folder, self._column = self._folders.latents, "latent"
+        if quantizer.quantizes_embeddings:
+            self._folder, self._column = self._folders.embeddings, "embedding"
 
     def process(
         self, element: tuple[str, Iterable[pa.RecordBatch]]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         part, batches = element
         wanted = gather(list(batches), CONTESTED)
-        table = files.read_table(files.join(self._embeddings_folder, part), ["embedding"])
-        embeddings = matrix_from_list(table["embedding"].take(wanted["part_row"]))
+        table = files.read_table(files.join(self._folder, part), [self._column])
+        vectors = matrix_from_list(table[self._column])[wanted["part_row"].to_numpy()]
         latents = pa.RecordBatch.from_arrays(
-            [
-                wanted["index"],
-                list_from_matrix(self._quantizer.latents(embeddings), pa.float32()),
-            ],
-            schema=LATENTS,
+            [wanted["index"], list_from_matrix(vectors, pa.float32())], schema=LATENTS
         )
         return split_by_shard(latents, wanted["shard"].to_numpy())
 
@@ -153,14 +170,14 @@ class _PlaceShard(beam.DoFn):
         identity: Identity,
         stamp: Stamp,
         features: FeatureSet,
-        folders: tuple[str, str],
+        folders: PlaceFolders,
         tokenizer_folder: str,
     ):
         self._plan = plan
         self._identity = identity
         self._stamp = stamp
         self._features = features
-        self._settled_folder, self._generation_folder = folders
+        self._folders = folders
         self._tokenizer_folder = tokenizer_folder
 
     def setup(self) -> None:
@@ -184,7 +201,7 @@ class _PlaceShard(beam.DoFn):
                 index.read_items(bounds, items_schema(sid_type, ())),
                 index.read_reserved(bounds, schemas["reserved"]),
             )
-        rows, latents = read_settled(self._settled_folder, shard, list(batches), old_type)
+        rows, latents = read_settled(self._folders.settled, shard, list(batches), old_type)
         placed = place_rows(
             rows,
             latents,
@@ -197,7 +214,7 @@ class _PlaceShard(beam.DoFn):
         for table, schema in schemas.items():
             batch: pa.RecordBatch = getattr(placed, table)
             if batch.num_rows or table == "items":
-                path = files.join(self._generation_folder, table, part_name(shard))
+                path = files.join(self._folders.generation, table, part_name(shard))
                 files.write_table(path, schema, [batch])
         beam.metrics.Metrics.counter("place", "rows-out").inc(placed.items.num_rows)
         yield shard
@@ -208,25 +225,24 @@ class SettleRows(beam.PTransform):
     """Sends coded rows to their shards and gathers what the contested ones compete with.
 
     Takes (coded rows, shards to treat even when nothing in them changed); returns per shard its
-    `LATENTS` batches, an empty one at least. The rows themselves are left in `folders[0]`.
+    `LATENTS` batches, an empty one at least. The rows themselves are left in `folders.settled`.
 
     Attributes:
       plan: how the SID space is cut.
       identity: layout and policies.
-      folders: of `settled` rows (scratch), and of embeddings.
+      folders: where it reads and writes.
       tokenizer_folder: of the tokenizer.
     """
 
     plan: ShardPlan
     identity: Identity
-    folders: tuple[str, str]
+    folders: PlaceFolders
     tokenizer_folder: str
 
     def expand(
         self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
     ) -> beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]:
         coded, rewrite = inputs
-        settled_folder, embeddings_folder = self.folders
         routed = coded | "RouteBySid" >> beam.ParDo(
             _RouteBySid(self.plan, self.identity)
         ).with_output_types(tuple[int, pa.RecordBatch])
@@ -238,7 +254,7 @@ class SettleRows(beam.PTransform):
             | "FlattenRows" >> beam.Flatten()
             | "GroupBySidShard" >> beam.GroupByKey()
             | "Settle"
-            >> beam.ParDo(_SettleShard(self.plan, self.identity, settled_folder))
+            >> beam.ParDo(_SettleShard(self.plan, self.identity, self.folders.settled))
             .with_output_types(tuple[str, pa.RecordBatch], shards=tuple[int, pa.RecordBatch])
             .with_outputs("shards", main="contested")
         )
@@ -246,9 +262,9 @@ class SettleRows(beam.PTransform):
             settled.contested
             | "GroupByPart" >> beam.GroupByKey()
             | "FetchLatents"
-            >> beam.ParDo(
-                _FetchLatents(embeddings_folder, self.tokenizer_folder)
-            ).with_output_types(tuple[int, pa.RecordBatch])
+            >> beam.ParDo(_FetchLatents(self.folders, self.tokenizer_folder)).with_output_types(
+                tuple[int, pa.RecordBatch]
+            )
         )
         return (
             (settled.shards, latents)
@@ -266,7 +282,7 @@ class PlaceItems(beam.PTransform):
       identity: layout and policies.
       stamp: of the run.
       features: n-gram columns.
-      folders: of `settled` rows (scratch), of the new generation, and of its embeddings.
+      folders: where it reads and writes.
       tokenizer_folder: of the tokenizer.
     """
 
@@ -274,17 +290,14 @@ class PlaceItems(beam.PTransform):
     identity: Identity
     stamp: Stamp
     features: FeatureSet
-    folders: tuple[str, str, str]
+    folders: PlaceFolders
     tokenizer_folder: str
 
     def expand(
         self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
     ) -> beam.PCollection[int]:
         """Takes (coded rows, shards to write even when nothing in them changed)."""
-        settled_folder, generation_folder, embeddings_folder = self.folders
-        settle = SettleRows(
-            self.plan, self.identity, (settled_folder, embeddings_folder), self.tokenizer_folder
-        )
+        settle = SettleRows(self.plan, self.identity, self.folders, self.tokenizer_folder)
         return (
             inputs
             | "SettleRows" >> settle
@@ -295,7 +308,7 @@ class PlaceItems(beam.PTransform):
                     self.identity,
                     self.stamp,
                     self.features,
-                    (settled_folder, generation_folder),
+                    self.folders,
                     self.tokenizer_folder,
                 )
             ).with_output_types(int)

@@ -76,15 +76,20 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
 
     Returns:
       `coded_schema`, N rows. The quantization error is the squared distance between the embedding
-      and its reconstruction from the base codes, to 10 significant bits.
+      and its reconstruction from the base codes, to 10 significant bits. Where collisions are
+      resolved on something else than the embedding there is one column more, `latent`.
 
     Raises:
       ValueError: D differs from the quantizer's.
     """
     embeddings = matrix_from_list(batch["embedding"], quantizer.embedding_dim)
-    codes = quantizer.encode(embeddings)
+    if quantizer.hierarchical and not quantizer.quantizes_embeddings:
+        codes, latents = quantizer.encode_with_latents(embeddings)
+        extra = {"latent": list_from_matrix(latents, pa.float32())}
+    else:
+        codes, extra = quantizer.encode(embeddings), {}
     error = quantization_errors(quantizer, embeddings, codes)
-    return pa.RecordBatch.from_arrays(
+    coded = pa.RecordBatch.from_arrays(
         [
             batch["item_id"],
             batch["content_hash"],
@@ -98,6 +103,9 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
         ],
         schema=coded_schema(batch.schema.field("sid").type),
     )
+    for name, column in extra.items():
+        coded = coded.append_column(name, column)
+    return coded
 
 
 def retired_rows(retired: pa.RecordBatch) -> pa.RecordBatch:
@@ -205,14 +213,20 @@ class _ReadPart(beam.DoFn):
 
 
 class _WriteCodes(beam.DoFn):
-    """Writes the coded rows of a part and counts their prefixes."""
+    """Writes the coded rows of a part, beside them their latents, and counts their prefixes."""
 
-    def __init__(self, codes_folder: str, layout: SidLayout):
+    def __init__(self, codes_folder: str, latents_folder: str, layout: SidLayout):
         self._codes_folder = codes_folder
+        self._latents_folder = latents_folder
         self._layout = layout
 
     def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        path = files.join(self._codes_folder, batch["part"][0].as_py())
+        part = batch["part"][0].as_py()
+        if "latent" in batch.schema.names:
+            latents = batch.select(["latent"])
+            files.write_table(files.join(self._latents_folder, part), latents.schema, [latents])
+            batch = batch.drop_columns(["latent"])
+        path = files.join(self._codes_folder, part)
         files.write_table(path, batch.schema, [batch])
         beam.metrics.Metrics.counter("assign", "rows-out").inc(batch.num_rows)
         yield count_prefixes(batch, self._layout)
@@ -250,6 +264,7 @@ class AssignCodes(beam.PTransform):
     embeddings_folder: str
     origin_folder: str
     codes_folder: str
+    latents_folder: str
     histogram_path: str
     tokenizer_folder: str
     layout: SidLayout
@@ -267,9 +282,9 @@ class AssignCodes(beam.PTransform):
             )
             | "Quantize" >> quantize.with_output_types(pa.RecordBatch)
             | "WriteCodes"
-            >> beam.ParDo(_WriteCodes(self.codes_folder, self.layout)).with_output_types(
-                pa.RecordBatch
-            )
+            >> beam.ParDo(
+                _WriteCodes(self.codes_folder, self.latents_folder, self.layout)
+            ).with_output_types(pa.RecordBatch)
         )
         counted = items | "CountItems" >> beam.ParDo(_CountItems(self.layout)).with_output_types(
             pa.RecordBatch

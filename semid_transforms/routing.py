@@ -6,10 +6,18 @@ A shuffle moves batches, not rows: one million rows through a GroupByKey took 14
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
+
+_GATHERED_BYTES = 16 << 20
+"""What a router gathers before it cuts. A batch of 5,000 rows cut into 40 shards would enter the
+shuffle in pieces of 125 rows, each with a schema of its own."""
 
 
 def split_by_shard(
@@ -43,3 +51,34 @@ def gather(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBat
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """Returns a batch of no rows."""
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+class Router(beam.DoFn):
+    """Gathers batches and cuts them by shard; subclasses say which shard a row belongs to."""
+
+    def start_bundle(self) -> None:
+        """Starts with nothing gathered."""
+        self._gathered: list[pa.RecordBatch] = []
+        self._bytes = 0
+
+    @abc.abstractmethod
+    def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
+        """Returns (N rows to send, (N,) integers: the shard of each)."""
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Gathers a batch; sends out what is gathered once it is enough."""
+        self._gathered.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= _GATHERED_BYTES:
+            yield from self._cut()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Sends out the rest."""
+        for element in self._cut():
+            yield GlobalWindows.windowed_value(element)
+
+    def _cut(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if self._gathered:
+            batch = gather(self._gathered, self._gathered[0].schema)
+            self.start_bundle()
+            yield from split_by_shard(*self.route(batch))

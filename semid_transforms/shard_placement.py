@@ -30,6 +30,8 @@ from semid_transforms.features import FeatureColumns
 from semid_transforms.hashing import item_hashes
 
 PLACE, PIN, RETIRE, VACATE = "place", "pin", "retire", "vacate"
+ROLES = pa.array([PLACE, PIN, RETIRE, VACATE])
+_PLACE, _PIN, _RETIRE, _VACATE = range(len(ROLES))
 """What a shard does with a row: find it an ID, keep the one it has, reserve the ID of an item that
 is gone, or of one that moves to other codes. In a new ID space nothing is reserved, and an item is
 pinned when its new base codes are the codes it had."""
@@ -107,14 +109,14 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
     elif identity.move_changed:
         before = _numbers(pc.fill_null(batch["base_sid"], 0))
         moving = known & ~retired & (before != base)
-    role = np.where(retired, RETIRE, np.where(known & ~moving, PIN, PLACE))
-    goal = np.where(role == PLACE, base, sids)
+    role = np.select([retired, known & ~moving], [_RETIRE, _PIN], _PLACE)
+    goal = np.where(role == _PLACE, base, sids)
     vacating = np.flatnonzero(
         moving & mask_from_bool(pc.equal(batch["change"], Change.UPDATED.value))
     )
     rows = pa.array(np.r_[np.arange(batch.num_rows), vacating])
-    roles = np.r_[role, np.full(len(vacating), VACATE)]
-    routed = batch.take(rows).append_column("role", pa.array(roles.tolist(), pa.string()))
+    roles = np.r_[role, np.full(len(vacating), _VACATE)]
+    routed = batch.take(rows).append_column("role", ROLES.take(pa.array(roles)))
     return (
         pa.RecordBatch.from_arrays(routed.columns, schema=routed_schema(identity.old_type)),
         np.r_[goal, sids[vacating]],
@@ -138,6 +140,11 @@ def _keeps_codes(sids: np.ndarray, base: np.ndarray, identity: Identity) -> np.n
     if identity.policy == "suffix":
         return layout.prefixes(sids, layout.num_levels) == layout.prefixes(base, layout.num_levels)
     return sids == base
+
+
+def _roles(rows: pa.RecordBatch) -> np.ndarray:
+    """Returns (N,) numbers in `ROLES`."""
+    return np.array(pc.index_in(rows["role"], value_set=ROLES).to_numpy())
 
 
 def touched_range(rows: pa.RecordBatch, identity: Identity) -> tuple[int, int] | None:
@@ -197,16 +204,16 @@ def _pin_once(rows: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch,
     Returns:
       The rows, all but the first owner of a SID to be placed instead, and the pinned SIDs.
     """
-    role = np.array(rows["role"].to_pylist(), object)
-    pinned = np.flatnonzero(role == PIN)
+    role = _roles(rows)
+    pinned = np.flatnonzero(role == _PIN)
     sids = _numbers(pc.fill_null(rows["sid"], 0))[pinned]
     if identity.policy != "none":
         first = np.unique(sids, return_index=True)[1]
-        role[np.delete(pinned, first)] = PLACE
+        role[np.delete(pinned, first)] = _PLACE
         sids = sids[first]
     column = rows.schema.get_field_index("role")
     field = rows.schema.field(column)
-    return rows.set_column(column, field, pa.array(role.tolist(), pa.string())), sids
+    return rows.set_column(column, field, ROLES.take(pa.array(role))), sids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,9 +270,9 @@ def place_rows(
     Raises:
       ValueError: an item needs a suffix that does not fit; the message names it.
     """
-    role = np.array(rows["role"].to_pylist(), object)
-    leaving = rows.filter(pa.array((role == RETIRE) | (role == VACATE)))
-    staying = rows.filter(pa.array((role == PIN) | (role == PLACE)))
+    role = _roles(rows)
+    leaving = rows.filter(pa.array((role == _RETIRE) | (role == _VACATE)))
+    staying = rows.filter(pa.array((role == _PIN) | (role == _PLACE)))
     returning = pc.and_(
         pc.equal(staying["change"], Change.NEW.value), pc.equal(staying["role"], PIN)
     )
