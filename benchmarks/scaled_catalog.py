@@ -79,20 +79,21 @@ class _World:
     """What all parts of one catalog share: the taxonomy, its directions, words and brands."""
 
     def __init__(self, rows: int, seed: int):
-        rng = np.random.default_rng([seed, 1 << 32])
+        # Every part has random numbers of its own, so that a smaller catalog has the first of a
+        # larger one's clusters, and one tokenizer can serve both.
+        named, placed, clustered = (np.random.default_rng([seed, n, 0]) for n in range(3))
         clusters = int(np.clip(rows // _ITEMS_PER_CLUSTER, _CATEGORIES, _MOST_CLUSTERS))
-        self._words = _names(_WORDS, rng)
-        self._brands = _names(_BRANDS, rng)
-        self._department = rng.permutation(_CATEGORIES) % _DEPARTMENTS
-        self._category = rng.permutation(clusters) % _CATEGORIES
+        self._words = _names(_WORDS, named)
+        self._brands = _names(_BRANDS, named)
+        self._department = named.permutation(_CATEGORIES) % _DEPARTMENTS
+        self._category = np.arange(clusters) % _CATEGORIES
         self._frequency = _zipf(clusters, 0.5)
         self._spread = np.arange(1, EMBEDDING_DIM + 1, dtype=np.float32) ** -0.75
-        centres = _SHARES[2] * self._directions(clusters, rng)
-        centres += _SHARES[1] * self._directions(_CATEGORIES, rng)[self._category]
-        departments = self._department[self._category]
-        centres += _SHARES[0] * self._directions(_DEPARTMENTS, rng)[departments]
-        centres += _COMMON * self._directions(1, rng)
-        self._centres = centres
+        centres = _COMMON * self._directions(1, placed)
+        centres = centres + _SHARES[0] * self._directions(_DEPARTMENTS, placed)[self._department]
+        centres = centres + _SHARES[1] * self._directions(_CATEGORIES, placed)
+        self._centres = centres[self._category]
+        self._centres += _SHARES[2] * self._directions(clusters, clustered)
 
     def items(self, first: int, rows: int, rng: np.random.Generator) -> pa.Table:
         """Returns items `first` to `first + rows` of the catalog."""

@@ -232,17 +232,27 @@ def check_embeddings(
     found = np.zeros(items.num_rows, bool)
     base = matrix_from_list(items["base_codes"], quantizer.num_levels)
     hashes = items["content_hash"].combine_chunks()
-    encoded = 0
-    for part in tables.manifest.table("embeddings"):
-        with files.parquet_file(tables.path(part.path)) as file:
-            for batch in file.iter_batches(_ENCODED_ROWS):
-                rows = pc.index_in(batch["item_id"], value_set=items["item_id"].combine_chunks())
-                same = pc.fill_null(pc.equal(hashes.take(rows), batch["content_hash"]), False)
-                if not pc.any(same).as_py():
+    paths = tables.paths("embeddings")
+    keys = ["item_id", "content_hash"]
+    none = embedding_schema().empty_table().select(keys)
+    stored = pa.concat_tables([none, *(files.read_table(path, keys) for path in paths)])
+    # All at once: every call makes a table of all item ids.
+    row_of = pc.index_in(stored["item_id"], value_set=items["item_id"].combine_chunks())
+    live = mask_from_bool(pc.equal(hashes.take(row_of.combine_chunks()), stored["content_hash"]))
+    row_of = row_of.fill_null(0).to_numpy()
+    encoded = stop = 0
+    for path in paths:
+        with files.parquet_file(path) as file:
+            for batch in file.iter_batches(_ENCODED_ROWS, columns=["embedding"]):
+                start, stop = stop, stop + batch.num_rows
+                same = live[start:stop]
+                if not same.any():
                     continue
-                rows = rows.filter(same).to_numpy()
+                rows = row_of[start:stop][same]
                 found[rows] = True
-                vectors = matrix_from_list(batch["embedding"].filter(same), quantizer.embedding_dim)
+                kept = batch["embedding"]
+                kept = kept if same.all() else kept.filter(pa.array(same))
+                vectors = matrix_from_list(kept, quantizer.embedding_dim)
                 encoded += len(rows)
                 wrong = (quantizer.encode(vectors) != base[rows]).any(axis=1)
                 for row in rows[wrong]:
