@@ -26,7 +26,7 @@ IN_PROCESS = "FnApiRunner"
 """Beam's own in-process runner. Named explicitly: plain DirectRunner tries to download another
 engine first, and hangs behind a firewall."""
 
-_NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place"})
+_NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place", "index"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -149,6 +149,8 @@ def run_pipeline(
 ) -> dict[str, int]:
     """Builds a pipeline, runs it to its end and returns its counters.
 
+    A distribution becomes three: `-elements`, `-sum` and `-max`.
+
     Raises:
       RuntimeError: the runner ended in any state but DONE.
     """
@@ -164,11 +166,19 @@ def run_pipeline(
     if state not in (PipelineState.DONE, None):
         raise RuntimeError(f"the Beam pipeline ended in state {state}")
     counters: dict[str, int] = {}
-    for counter in result.metrics().query()["counters"]:
+    found = result.metrics().query()
+    for counter in found["counters"]:
         metric = counter.key.metric
         if metric.namespace in _NAMESPACES:
             name = f"{metric.namespace}/{metric.name}"
             counters[name] = counters.get(name, 0) + (counter.committed or counter.attempted or 0)
+    for distribution in found["distributions"]:
+        metric, value = distribution.key.metric, distribution.committed or distribution.attempted
+        if metric.namespace in _NAMESPACES and value is not None:
+            name = f"{metric.namespace}/{metric.name}"
+            counters[f"{name}-elements"] = counters.get(f"{name}-elements", 0) + value.count
+            counters[f"{name}-sum"] = counters.get(f"{name}-sum", 0) + value.sum
+            counters[f"{name}-max"] = max(counters.get(f"{name}-max", 0), value.max or 0)
     return counters
 
 

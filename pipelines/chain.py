@@ -318,7 +318,7 @@ class Chain:
             link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
             parent_folder = self._job.root.folder(self._parent.generation)
             carry_metrics(files.join(parent_folder, "metrics.json"), run.output("metrics.json"))
-            return {"rebuilt": False}
+            return {"rebuilt": False, "counters": {}}
         for folder in (run.scratch("index"), run.output("nodes")):
             files.remove_tree(folder)
         catalog = files.list_files(run.output("catalog"), ".parquet")
@@ -342,11 +342,11 @@ class Chain:
         shared = self._settings.job.collisions.policy == "none"
         features = FeatureSet(self._settings.features, self.spm_path())
         index = IndexItems(paths, self._layout, features, shared, labelling, self._space.leaves)
-        run_pipeline(self._job.options("index"), lambda root: define_index(root, index))
+        counters = run_pipeline(self._job.options("index"), lambda root: define_index(root, index))
         metrics = json.loads(files.read_bytes(run.output("metrics.json")))
         metrics["drift"] = self.measure_drift(fit["tokenizer_id"])
         files.write_bytes(run.output("metrics.json"), metrics_bytes(metrics))
-        return {"rebuilt": True}
+        return {"rebuilt": True, "counters": counters}
 
     def measure_drift(self, tokenizer_id: str) -> dict[str, Any] | None:
         """Compares what was new to this run with what the tokenizer was fitted on."""

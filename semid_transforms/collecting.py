@@ -24,6 +24,7 @@ from semid_transforms.embedding import (
     write_part,
 )
 from semid_transforms.embedding_columns import fuse_texts, read_vectors
+from semid_transforms.metering import Meter
 from semid_transforms.reading import CatalogReader
 from semid_transforms.routing import Router, gather
 from semid_transforms.validation import hash_texts
@@ -110,11 +111,13 @@ class _CollectPart(beam.DoFn):
         self._parts = parts
         self._sid_type = sid_type
         self._text_parts = text_parts
+        self._meter = Meter("embed", "collect")
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[str]:
         number, batches = element
         if self._parts.done(number):
             return
+        started = self._meter.start()
         reader = self._reader
         assert reader.embedding is not None
         rows = by_content(gather(list(batches), changed_schema(self._sid_type)))
@@ -130,7 +133,9 @@ class _CollectPart(beam.DoFn):
             texts = text_embeddings(rows["text"], self._text_parts)
             vectors = fuse_texts(texts, vectors, reader.embedding)
         pending = pending_vectors(rows, vectors, self._parts.name(number))
-        yield write_part(pending, self._parts.embeddings, self._parts.origin)
+        part = write_part(pending, self._parts.embeddings, self._parts.origin)
+        self._meter.done(started, pending.num_rows, pending.nbytes)
+        yield part
 
 
 @dataclasses.dataclass

@@ -25,6 +25,7 @@ from schemas.tables import (
 )
 from semid_transforms import files
 from semid_transforms.hashing import hash_shards, item_hashes
+from semid_transforms.metering import Meter
 from semid_transforms.routing import Router, gather
 
 
@@ -289,9 +290,11 @@ class _DiffShard(beam.DoFn):
         self._num_shards = num_shards
         self._sid_type = sid_type
         self._leaving = leaving
+        self._meter = Meter("diff", "shard")
 
     def process(self, element: tuple[int, dict[str, list[pa.RecordBatch]]]) -> Iterable[int]:
         shard, sides = element
+        started = self._meter.start()
         diff = diff_items(
             gather(list(sides["parsed"]), PARSED),
             gather(list(sides["parent"]), parent_schema(self._sid_type)),
@@ -307,6 +310,7 @@ class _DiffShard(beam.DoFn):
         for column, counter in (("live", "rows-out"), ("duplicate", "rows-duplicate")):
             rows = pc.sum(diff.counts[column]).as_py() or 0
             beam.metrics.Metrics.counter("diff", counter).inc(rows)
+        self._meter.done(started, diff.changed.num_rows, diff.changed.nbytes)
         yield shard
 
 

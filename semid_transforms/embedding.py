@@ -22,6 +22,7 @@ from semid_transforms import files
 from semid_transforms.encoder import SentenceEncoder
 from semid_transforms.hashing import content_shards
 from semid_transforms.lookup import holds_any, row_groups
+from semid_transforms.metering import Meter
 from semid_transforms.routing import Router, gather
 
 GROUP_ROWS = 1 << 12
@@ -175,6 +176,7 @@ class EncoderHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, SentenceEncode
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self._config = config
+        self._meter = Meter("embed", "encode")
 
     def load_model(self) -> SentenceEncoder:
         """Loads the model, once per process."""
@@ -187,7 +189,10 @@ class EncoderHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, SentenceEncode
         inference_args: dict | None = None,
     ) -> Iterable[pa.RecordBatch]:
         """Returns the part with its embeddings; without batching a batch is one element."""
-        return [embed_batch(batch, model)]
+        started = self._meter.start()
+        embedded = embed_batch(batch, model)
+        self._meter.done(started, embedded.num_rows, embedded.nbytes)
+        return [embedded]
 
     def get_num_bytes(self, batch: pa.RecordBatch) -> int:
         """Bytes of text and columns, as Arrow counts them."""
@@ -258,9 +263,13 @@ class _WritePart(beam.DoFn):
 
     def __init__(self, parts: EmbeddingParts):
         self._parts = parts
+        self._meter = Meter("embed", "write")
 
     def process(self, batch: pa.RecordBatch) -> Iterator[str]:
-        yield write_part(batch, self._parts.embeddings, self._parts.origin)
+        started = self._meter.start()
+        part = write_part(batch, self._parts.embeddings, self._parts.origin)
+        self._meter.done(started, batch.num_rows, batch.nbytes)
+        yield part
 
 
 @dataclasses.dataclass

@@ -20,6 +20,7 @@ from schemas.tables import NGRAMS
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
 from semid_transforms.measuring import measure, measure_kept, metrics_bytes
+from semid_transforms.metering import Meter
 from semid_transforms.naming import NameRows
 from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
 from semid_transforms.quantizing import load_tokenizer
@@ -136,16 +137,20 @@ class _Index(beam.DoFn):
         self._leaves = index.leaves
 
     def process(self, task: str) -> Iterator[str]:
+        meter = Meter("index", task)
+        started = meter.start()
         paths = self._paths
         if task == "ngrams":
             vocabulary = paths.output("ngrams", "part-00000.parquet")
-            write_vocabulary(paths.items, vocabulary, self._layout, self._features)
+            rows = write_vocabulary(paths.items, vocabulary, self._layout, self._features)
         else:
             quantizer = load_tokenizer(paths.tokenizer_folder)
             document = measure(paths.items, paths.embeddings, paths.catalog, quantizer)
             if self._leaves is not None:
                 document["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
             files.write_bytes(paths.output("metrics.json"), metrics_bytes(document))
+            rows = document["items"]
+        meter.done(started, rows, 0)
         yield task
 
 
@@ -156,12 +161,16 @@ class _BuildTree(beam.DoFn):
         self._paths = paths
         self._layout = layout
         self._shared = shared
+        self._meter = Meter("index", "tree")
 
     def process(self, inputs: NodeInputs, _: Sequence[str]) -> Iterator[str]:
         path = self._paths.output("trie", "trie.safetensors")
         folder = self._paths.output("nodes")
+        started = self._meter.start()
         with written_trie(self._paths.items, path, self._layout, self._shared) as trie:
             write_nodes(trie, inputs, folder)
+            nodes = sum(trie.num_nodes)
+        self._meter.done(started, nodes, files.size(path))
         for depth in range(1, self._layout.num_levels + 1):
             yield files.join(folder, nodes_name(depth))
 
@@ -173,13 +182,16 @@ class _LabelItems(beam.DoFn):
         self._folder = folder
         self._layout = layout
         self._every_row = every_row
+        self._meter = Meter("index", "labels")
 
     def process(self, element: tuple[int, str], nodes: Sequence[str]) -> Iterator[str]:
         _, path = element
+        started = self._meter.start()
         table = label_items(files.read_table(path), sorted(nodes), self._layout, self._every_row)
         if table is not None:
             labelled = files.join(self._folder, files.base_name(path))
             files.write_table(labelled, table.schema, table.combine_chunks().to_batches())
+            self._meter.done(started, table.num_rows, table.nbytes)
             yield labelled
 
 

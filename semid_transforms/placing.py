@@ -17,6 +17,7 @@ from schemas.tables import (
 )
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
+from semid_transforms.metering import Meter
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import Router, empty_batch, gather, split_by_shard
 from semid_transforms.shard_placement import (
@@ -92,11 +93,13 @@ class _SettleShard(beam.DoFn):
         self._plan = plan
         self._identity = identity
         self._folder = folder
+        self._meter = Meter("place", "settle")
 
     def process(
         self, element: tuple[int, Iterable[pa.RecordBatch]]
     ) -> Iterator[tuple[str, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
         shard, batches = element
+        started = self._meter.start()
         identity = self._identity
         routed = gather(list(batches), routed_schema(identity.old_type))
         occupied = np.empty(0, np.uint64)
@@ -107,6 +110,7 @@ class _SettleShard(beam.DoFn):
         path = files.join(self._folder, part_name(shard))
         files.write_table(path, settled_schema(identity.old_type), [rows])
         contested = rows.filter(rows["contested"])
+        self._meter.done(started, rows.num_rows, rows.nbytes)
         beam.metrics.Metrics.counter("place", "rows-in").inc(rows.num_rows)
         beam.metrics.Metrics.counter("place", "rows-contested").inc(contested.num_rows)
         yield beam.pvalue.TaggedOutput("shards", (shard, empty_batch(LATENTS)))
@@ -130,6 +134,7 @@ class _FetchLatents(beam.DoFn):
     def __init__(self, folders: PlaceFolders, tokenizer_folder: str):
         self._folders = folders
         self._tokenizer_folder = tokenizer_folder
+        self._meter = Meter("place", "latents")
 
     def setup(self) -> None:
         quantizer = load_tokenizer(self._tokenizer_folder)
@@ -141,12 +146,14 @@ class _FetchLatents(beam.DoFn):
         self, element: tuple[str, Iterable[pa.RecordBatch]]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         part, batches = element
+        started = self._meter.start()
         wanted = gather(list(batches), CONTESTED)
         table = files.read_table(files.join(self._folder, part), [self._column])
         vectors = matrix_from_list(table[self._column])[wanted["part_row"].to_numpy()]
         latents = pa.RecordBatch.from_arrays(
             [wanted["index"], list_from_matrix(vectors, pa.float32())], schema=LATENTS
         )
+        self._meter.done(started, latents.num_rows, latents.nbytes)
         return split_by_shard(latents, wanted["shard"].to_numpy())
 
 
@@ -183,9 +190,11 @@ class _PlaceShard(beam.DoFn):
     def setup(self) -> None:
         self._codebooks = load_tokenizer(self._tokenizer_folder).codebooks
         self._columns = self._features.load(self._identity.layout.codebook_sizes)
+        self._meter = Meter("place", "resolve")
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[int]:
         shard, batches = element
+        started = self._meter.start()
         sid_type, old_type = self._identity.sid_type, self._identity.old_type
         schemas = {
             "items": items_schema(sid_type, self._features.names),
@@ -217,6 +226,7 @@ class _PlaceShard(beam.DoFn):
                 path = files.join(self._folders.generation, table, part_name(shard))
                 files.write_table(path, schema, [batch])
         beam.metrics.Metrics.counter("place", "rows-out").inc(placed.items.num_rows)
+        self._meter.done(started, placed.items.num_rows, placed.items.nbytes)
         yield shard
 
 

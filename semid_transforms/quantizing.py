@@ -19,6 +19,7 @@ from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import Change, coded_schema
 from semid_transforms import files
 from semid_transforms.coders import RecordBatchCoder
+from semid_transforms.metering import Meter
 from semid_transforms.routing import empty_batch
 
 HISTOGRAM = pa.schema(
@@ -168,6 +169,7 @@ class QuantizerHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, Quantizer]):
     def __init__(self, tokenizer_folder: str):
         super().__init__()
         self._tokenizer_folder = tokenizer_folder
+        self._meter = Meter("assign", "quantize")
 
     def load_model(self) -> Quantizer:
         """Loads the tokenizer, once per process."""
@@ -180,7 +182,10 @@ class QuantizerHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, Quantizer]):
         inference_args: dict | None = None,
     ) -> Iterable[pa.RecordBatch]:
         """Returns the part's coded rows; without batching a batch is one element."""
-        return [assign_codes(batch, model)]
+        started = self._meter.start()
+        coded = assign_codes(batch, model)
+        self._meter.done(started, coded.num_rows, coded.nbytes)
+        return [coded]
 
     def get_num_bytes(self, batch: pa.RecordBatch) -> int:
         """Bytes of the embeddings and columns, as Arrow counts them."""

@@ -15,6 +15,7 @@ from schemas.tables import SOURCE_COUNTS
 from semid_transforms.embedding_columns import EmbeddingSpec, find_embedding
 from semid_transforms.files import SourceFile
 from semid_transforms.formats import read_rows
+from semid_transforms.metering import Meter
 from semid_transforms.sources import SourceSplit, check_columns, list_splits
 from semid_transforms.validation import plan_fields, validate
 
@@ -131,13 +132,16 @@ class _ReadSplit(beam.DoFn):
         self._reader = dataclasses.replace(reader, sources=(), splits=())  # shipped to every worker
         self._rows_in = Metrics.counter("read", "rows-in")
         self._rows_out = Metrics.counter("read", "rows-out")
+        self._meter = Meter("read", "validate")
 
     def process(self, split: SourceSplit) -> Iterator[object]:
         reader = self._reader
         total = refused = 0
+        started = self._meter.start()
         for parsed, rejects, read in read_split(
             split, reader.input, reader.text, reader.shards, reader.embedding
         ):
+            self._meter.done(started, parsed.num_rows, parsed.nbytes)
             total += read
             refused += rejects.num_rows
             self._rows_in.inc(read)
@@ -148,6 +152,7 @@ class _ReadSplit(beam.DoFn):
                 yield parsed
             if rejects.num_rows:
                 yield beam.pvalue.TaggedOutput(REJECTED, rejects)
+            started = self._meter.start()  # what follows this stage is not its time
         row = {"source": split.path, "read": total, "live": 0, "rejected": refused, "duplicate": 0}
         counts = pa.RecordBatch.from_pylist([row], SOURCE_COUNTS)
         yield beam.pvalue.TaggedOutput(COUNTS, counts)

@@ -232,7 +232,26 @@ def test_the_quickstart_runs_from_nothing(tmp_path, capsys, monkeypatch):
     assert jobs.command(tmp_path, "quickstart", "--folder", str(folder), "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["rows"] == {"read": 48, "live": 48, "rejected": 0, "duplicate": 0}
-    assert shown["links"]["embed"]["counters"]["embed/texts-encoded"] <= 48
+    links = shown["links"]
+    assert links["embed"]["counters"]["embed/texts-encoded"] <= 48
+    for link, stage in (
+        ("read", "read/validate"),
+        ("read", "diff/shard"),
+        ("embed", "embed/encode"),
+        ("embed", "embed/write"),
+        ("assign", "assign/quantize"),
+        ("place", "place/settle"),
+        ("place", "place/resolve"),
+        ("index", "index/labels"),
+    ):
+        counted = links[link]["counters"]
+        assert counted[f"{stage}-rows"] == 48, stage
+        assert counted[f"{stage}-bytes"] > 48 * 8, stage
+        assert counted[f"{stage}-milliseconds-elements"] > 0, stage
+        assert counted[f"{stage}-milliseconds-max"] <= counted[f"{stage}-milliseconds-sum"], stage
+    assert all(link["cpu_seconds"] > 0 for name, link in links.items() if name != "publish")
+    assert shown["peak_memory_bytes"] == max(link["peak_memory_bytes"] for link in links.values())
+    assert shown["peak_memory_bytes"] > 100 << 20
     root = folder / "root"
     assert shown["root"] == str(root)
     jobs.assert_sound(root)
