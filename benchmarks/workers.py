@@ -1,4 +1,4 @@
-"""Do local workers pay: the assign link with one single-threaded worker, two threads, two processes.
+"""Do local workers pay: the assign link with one worker of one thread, two threads, two processes.
 
     python -m benchmarks.workers EMBEDDINGS.parquet [--rows 500000] [--kind rqkmeans] [--repeats 3]
 
