@@ -43,7 +43,7 @@ def load_items(path: str, cache: str, *, with_categories: bool = True) -> Items:
       with_categories: whether the category path is part of the text.
     """
     table = pq.read_table(path)
-    texts = _texts(table, with_categories)
+    texts = item_texts(table, with_categories)
     hashes = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
     whole = hashlib.sha256(b"".join(hashes)).hexdigest()[:16]
     stored = Path(cache) / f"{Path(path).stem}-{whole}.npy"
@@ -58,7 +58,13 @@ def load_items(path: str, cache: str, *, with_categories: bool = True) -> Items:
     )
 
 
-def _texts(table: pa.Table, with_categories: bool) -> list[str]:
+def item_texts(table: pa.Table, with_categories: bool = True) -> list[str]:
+    """Returns the texts that the job encodes with the default template.
+
+    Args:
+      table: has the columns `COLUMNS`.
+      with_categories: whether the category path is part of the text.
+    """
     fields = {}
     for name in COLUMNS:
         column = table.column(name).combine_chunks()

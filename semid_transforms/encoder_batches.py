@@ -43,16 +43,10 @@ class BatchLimits:
     Attributes:
       texts: most texts.
       tokens: most tokens, padding among them; a longer text is a batch of its own.
-      multiple: the width T of a batch is a multiple of this.
     """
 
     texts: int
     tokens: int = 1 << 62
-    multiple: int = 1
-
-    def width(self, longest: int) -> int:
-        """Returns the width of a batch from its most tokens."""
-        return max(1, -(-longest // self.multiple)) * self.multiple
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,9 +63,10 @@ class TextTokenizer:
     padding: dict[str, int]
     left: bool
 
-    def pad(self, tokens: dict[str, list[np.ndarray]], width: int) -> dict[str, np.ndarray]:
-        """Returns the features of B texts, each (B, width) int64."""
+    def pad(self, tokens: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+        """Returns the features of B texts, each (B, T) int64, T tokens in the longest."""
         lengths = np.array([len(ids) for ids in tokens["input_ids"]])
+        width = max(1, int(lengths.max()))
         columns = np.arange(width)
         real = columns < lengths[:, None]
         if self.left:
@@ -156,8 +151,7 @@ def token_batches(
             for start, stop in _cut(lengths[inside], limits):
                 chosen = inside[start:stop]
                 picked = {name: [values[i] for i in chosen] for name, values in tokens.items()}
-                width = limits.width(int(lengths[chosen[0]]))
-                yield TokenBatch(block[chosen], tokenizer.pad(picked, width))
+                yield TokenBatch(block[chosen], tokenizer.pad(picked))
 
 
 def _as_arrays(values: list[list[int]]) -> list[np.ndarray]:
@@ -171,6 +165,6 @@ def _cut(lengths: np.ndarray, limits: BatchLimits) -> Iterator[tuple[int, int]]:
     """Yields the bounds of batches; lengths fall, so the first of a batch is its width."""
     start = 0
     while start < len(lengths):
-        texts = min(limits.texts, max(1, limits.tokens // limits.width(int(lengths[start]))))
+        texts = min(limits.texts, max(1, limits.tokens // max(1, int(lengths[start]))))
         yield start, min(start + texts, len(lengths))
         start += texts

@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +23,28 @@ from semid_transforms.encoder import SentenceEncoder
 TEXTS = ["espresso machine", "wok", "a b c " * 50, "", "dutch oven in forest green"]
 PRODUCTS = [f"{product['title']} {product['description']}" for product in generate_products(40)]
 
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None,
+    reason="2026-11-22: the extra `cpu` has openvino on x86-64 Linux alone",
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_reported(monkeypatch):
+    """By default, OpenVINO and nncf tell Intel that they were imported and used."""
+
+    def send(sender, backend, message):
+        raise AssertionError(f"sent to Intel: {message}")
+
+    if importlib.util.find_spec("openvino_telemetry"):
+        monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", send)
+
 
 def cosines(one, two):
     return (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
 
 
-@pytest.fixture(scope="module", params=["torch", "openvino"])
+@pytest.fixture(scope="module", params=["torch", pytest.param("openvino", marks=needs_openvino)])
 def encoder(request, tiny_model):
     return SentenceEncoder(
         EncoderConfig(tiny_model, backend=request.param, batch_size=4, precision="float32")
@@ -52,6 +69,7 @@ def test_a_huge_text_costs_no_more_than_its_beginning(encoder):
     )
 
 
+@needs_openvino
 def test_max_length_keeps_that_many_tokens(tiny_model):
     long, cut = " ".join("abcdefghij"), "a b c d e f"  # with [CLS] and [SEP] 8 tokens are left
     for backend in ("torch", "openvino"):
@@ -60,6 +78,7 @@ def test_max_length_keeps_that_many_tokens(tiny_model):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+@needs_openvino
 def test_threads_change_no_vector(tiny_model):
     encoder = SentenceEncoder(EncoderConfig(tiny_model, backend="openvino"))
     before = torch.get_num_threads()
@@ -75,6 +94,7 @@ def test_threads_change_no_vector(tiny_model):
         torch.set_num_threads(before)
 
 
+@needs_openvino
 @pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
 def test_every_pooling_is_converted(tiny_model, tmp_path, precision, least):
     """All of them side by side, each with a norm of its own."""
@@ -89,6 +109,7 @@ def test_every_pooling_is_converted(tiny_model, tmp_path, precision, least):
         assert cosines(expected[:, part], got[:, part]).min() >= least, mode
 
 
+@needs_openvino
 def test_few_texts_are_not_worth_a_conversion(tiny_model, monkeypatch):
     monkeypatch.setattr(encoder_module, "FEWEST_TEXTS", 10)
     by_torch, by_openvino = (
@@ -124,6 +145,7 @@ def shortened(folder, transformer):
     return saved(folder, [transformer, Pooling(32)], truncate_dim=16)
 
 
+@needs_openvino
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
@@ -158,6 +180,7 @@ def test_without_openvino_torch_encodes(tiny_model, monkeypatch, caplog):
     np.testing.assert_array_equal(vectors, expected)
 
 
+@needs_openvino
 def test_a_wrong_conversion_is_noticed(tiny_model, monkeypatch):
     def run_otherwise(model, batches, vectors):
         vectors[:] = np.random.default_rng(0).normal(size=vectors.shape)

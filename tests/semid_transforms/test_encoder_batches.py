@@ -33,16 +33,16 @@ def test_a_batch_holds_the_tokens_of_its_texts_and_padding():
         "attention_mask": [[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]],
         "token_type_ids": [[0, 1, 0], [1, 0, 7], [0, 7, 7], [7, 7, 7]],
     }
-    (batch,) = token_batches(texts, tokenizer(left=True), BatchLimits(9, multiple=4))
+    (batch,) = token_batches(texts, tokenizer(left=True), BatchLimits(9))
     assert batch.features["input_ids"].tolist() == [
-        [99, 5, 5, 4],
-        [99, 99, 3, 5],
-        [99, 99, 99, 3],
-        [99, 99, 99, 99],
+        [5, 5, 4],
+        [99, 3, 5],
+        [99, 99, 3],
+        [99, 99, 99],
     ]
 
 
-@pytest.mark.parametrize("limits", [BatchLimits(7), BatchLimits(50, 60), BatchLimits(50, 64, 8)])
+@pytest.mark.parametrize("limits", [BatchLimits(7), BatchLimits(50, 60)])
 def test_batches_keep_their_limits_and_lose_no_text(monkeypatch, limits):
     monkeypatch.setattr(encoder_batches, "BLOCK_TEXTS", 64)
     random = np.random.default_rng(0)
@@ -51,9 +51,7 @@ def test_batches_keep_their_limits_and_lose_no_text(monkeypatch, limits):
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(300))
     for batch in batches:
         rows, width = batch.features["input_ids"].shape
-        longest = max(len(texts[row].split()) for row in batch.rows)
-        assert longest <= width < longest + limits.multiple
-        assert width % limits.multiple == 0
+        assert width == max(len(texts[row].split()) for row in batch.rows)
         assert rows <= limits.texts
         assert rows == 1 or rows * width <= limits.tokens
     widths = [batch.features["input_ids"].shape[1] for batch in batches]
