@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.runs import Run
 from schemas.rejects import SourceCounts
@@ -27,8 +27,8 @@ def reject_counts(parts: Sequence[str]) -> dict[str, int]:
     if not parts:
         return {}
     reasons = pa.concat_tables(files.read_table(part, ["reason"]) for part in parts)["reason"]
-    values, counts = np.unique(np.array(reasons.to_pylist(), object), return_counts=True)
-    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+    counts = pc.value_counts(reasons).to_pylist()
+    return dict(sorted((row["values"], row["counts"]) for row in counts))
 
 
 def count_rows(parts: Sequence[str]) -> int:
