@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,18 +10,17 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from models.sid import SidLayout
-from pipelines.beam_options import run_pipeline, single_process
+from pipelines.beam_options import run_pipeline
 from pipelines.catalog_input import CatalogInput
 from pipelines.counting import count_rows, reject_counts, source_counts
 from pipelines.definitions import (
     define_assign,
-    define_compact,
-    define_fit,
     define_index,
     define_place,
     define_read,
 )
-from pipelines.embed import embed_changed
+from pipelines.embed import carry_embeddings, embed_changed
+from pipelines.fit_link import fit_embedded, tokenizer_origin
 from pipelines.fitted_tokenizers import find_tokenizer
 from pipelines.generation import (
     SPM_FILE,
@@ -42,18 +40,14 @@ from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from semid_transforms import files
 from semid_transforms.catalog import has_categories
-from semid_transforms.compaction import CompactEmbeddings, plan_buckets
 from semid_transforms.drift import measure_drift
 from semid_transforms.features import FeatureSet
-from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
 from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
 from semid_transforms.measuring import metrics_bytes
 from semid_transforms.placing import PlaceFolders, PlaceItems
 from semid_transforms.quantizing import AssignCodes, plan_shards
 from semid_transforms.shard_placement import Identity, Stamp
 from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
-
-_log = logging.getLogger(__name__)
 
 BYTES_PER_ITEM = 256
 """Rough size of a catalog row on disk, vectors apart; it only decides into how many shards."""
@@ -133,39 +127,17 @@ class Chain:
 
         In a new ID space every item gets a new row; embeddings of the same encoder are copied.
         """
-        run = self._run
-        self._carry_embeddings(read)
+        job, run = self._job, self._run
+        if self._command == "tokenize":
+            live = sum(counts["live"] for counts in read["sources"].values())
+            shards = self._num_item_shards()
+            carry_embeddings(job, run, self._ground, live - read["changed"], shards)
+        else:
+            link_tables(job.root, self._ground, run, ("embeddings",))
         published = self._parent_paths("embeddings") if self._space.same_encoder else []
         if not read["changed"]:
             return {"parts": [], "counters": {}}
-        job = self._job
         return embed_changed(job, run, self._catalog, read["changed"], published, self._sid_type)
-
-    def _carry_embeddings(self, read: dict[str, Any]) -> None:
-        """Links the parent's embeddings, or rewrites them when too many are stale."""
-        run, ground, config = self._run, self._ground, self._settings.job
-        buckets = None
-        if self._command == "tokenize" and ground.manifest and ground.generation:
-            live = sum(counts["live"] for counts in read["sources"].values())
-            buckets = plan_buckets(
-                ground.manifest.table("embeddings"),
-                self._job.root.folder(ground.generation),
-                config.encoder.rows_per_part,
-                live - read["changed"],
-                config.shards.max_stale_share,
-            )
-        if buckets is None:
-            for path in self._ground_paths("embeddings"):
-                files.copy(path, run.output("embeddings", files.base_name(path)))
-            return
-        _log.info("embed    rewriting stored embeddings in %d parts", len(buckets))
-        folder = run.output("embeddings")
-        compact = CompactEmbeddings(tuple(buckets), folder, self._num_item_shards())
-        catalog = files.list_files(run.output("catalog"), ".parquet")
-        changed = files.list_files(run.scratch("read", "changed"), ".parquet")
-        run_pipeline(
-            self._job.options("embed"), lambda root: define_compact(root, catalog, changed, compact)
-        )
 
     def fit(self) -> dict[str, Any]:
         """Takes the ID space's tokenizer, or one that `semid fit` made for this root, or fits one.
@@ -174,52 +146,14 @@ class Chain:
         """
         if self._space.tokenizer is not None:
             return {"tokenizer_id": self._space.tokenizer, "fitted": False}
-        if ready := find_tokenizer(self._job.root, {**self._origin(), "command": "fit"}):
+        origin = tokenizer_origin(self._settings, self._catalog)
+        if ready := find_tokenizer(self._job.root, {**origin, "command": "fit"}):
             return {"tokenizer_id": ready, "fitted": False}
         return self.fit_new()
 
     def fit_new(self) -> dict[str, Any]:
         """Fits a tokenizer on what has been embedded and writes it under ROOT."""
-        scratch = self._run.scratch("fit")
-        catalog = files.list_files(self._run.output("catalog"), ".parquet")
-        fit = FitTokenizer(
-            self._settings.quantizer,
-            self._settings.job.fit,
-            {
-                **self._origin(),
-                "command": "tokenize" if self._run.publishes else "fit",
-                "fitted_at": self._run.time.isoformat(),
-            },
-            (files.join(self._job.root.path, "tokenizers"), scratch),
-            tuple(catalog),
-            self._followed(),
-        )
-        embeddings = files.list_files(self._run.output("embeddings"), ".parquet")
-        run_pipeline(
-            single_process(self._job.options("fit")),
-            lambda pipeline: define_fit(pipeline, embeddings, fit),
-        )
-        return {**json.loads(files.read_bytes(files.join(scratch, RESULT))), "fitted": True}
-
-    def _followed(self) -> FollowedTokenizer | None:
-        """Returns the published tokenizer, after whose codes a new one numbers its own."""
-        if self._parent.manifest is None:
-            return None
-        identity = self._parent.manifest.fingerprints.tokenizer
-        return FollowedTokenizer(
-            folder=self._job.root.tokenizer_folder(identity),
-            items=tuple(self._parent_paths("items")),
-            warm_start=self._job.warm_start,
-        )
-
-    def _origin(self) -> dict[str, str]:
-        """Returns what a tokenizer must have been fitted on, and how, to serve this run."""
-        return {
-            "encoder": self._catalog.encoder["fingerprint"],
-            "template": self._settings.template_fingerprint,
-            "settings": self._settings.tokenizer_fingerprint,
-            "fit": self._settings.fit_fingerprint,
-        }
+        return fit_embedded(self._job, self._run, self._catalog, self._parent)
 
     def assign(
         self, read: dict[str, Any], embed: dict[str, Any], fit: dict[str, Any]

@@ -1,7 +1,11 @@
-"""The embed link: text, columns of the catalog, or both fused, for what is new or changed."""
+"""The embed link: text, columns of the catalog, or both fused, for what is new or changed.
+
+What is stored of the others is carried over.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +14,17 @@ import pyarrow as pa
 
 from pipelines.beam_options import run_pipeline
 from pipelines.catalog_input import CatalogInput
-from pipelines.definitions import define_collect, define_embed
+from pipelines.definitions import define_collect, define_compact, define_embed
+from pipelines.generation import link_tables
 from pipelines.job import Job
+from pipelines.root import Published
 from pipelines.runs import Run, kept_runs
 from semid_transforms import files
 from semid_transforms.collecting import CollectVectors
+from semid_transforms.compaction import CompactEmbeddings, plan_buckets
 from semid_transforms.embedding import EmbeddingParts, EmbedTexts
+
+_log = logging.getLogger(__name__)
 
 
 def embed_changed(
@@ -77,6 +86,38 @@ def embed_changed(
         )
     names = [files.base_name(path) for path in files.list_files(parts.origin, ".parquet")]
     return {"parts": names, "counters": counters}
+
+
+def carry_embeddings(
+    job: Job, run: Run, ground: Published, needed_rows: int, num_shards: int
+) -> None:
+    """Links stored embeddings into a full run, or rewrites them when too many are stale.
+
+    Args:
+      job: says how many may be stale.
+      run: where the catalog and the changed items are and embeddings go.
+      ground: generation whose embeddings are carried; nothing is where there is none.
+      needed_rows: live items whose embeddings are stored.
+      num_shards: shards of item ids.
+    """
+    if ground.manifest is None or ground.generation is None:
+        return
+    config = job.settings.job
+    buckets = plan_buckets(
+        ground.manifest.table("embeddings"),
+        job.root.folder(ground.generation),
+        config.encoder.rows_per_part,
+        needed_rows,
+        config.shards.max_stale_share,
+    )
+    if buckets is None:
+        link_tables(job.root, ground, run, ("embeddings",))
+        return
+    _log.info("embed    rewriting stored embeddings in %d parts", len(buckets))
+    compact = CompactEmbeddings(tuple(buckets), run.output("embeddings"), num_shards)
+    catalog = files.list_files(run.output("catalog"), ".parquet")
+    changed = files.list_files(run.scratch("read", "changed"), ".parquet")
+    run_pipeline(job.options("embed"), lambda root: define_compact(root, catalog, changed, compact))
 
 
 def _parts_in(folders: Sequence[str]) -> tuple[str, ...]:
