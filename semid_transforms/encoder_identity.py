@@ -46,7 +46,7 @@ class EncoderIdentity:
 def identify_encoder(config: EncoderConfig) -> EncoderIdentity:
     """Hashes the encoder's files without loading the model.
 
-    Backends in float32 and bfloat16 are one encoder (cosine at least .9999 on real catalogs); a
+    Backends in float32 and bfloat16 are one encoder (cosine at least .9998 on real catalogs); a
     model quantised to int8 is another one.
 
     Raises:
