@@ -216,7 +216,8 @@ def test_a_catalog_that_brings_embeddings(tmp_path):
     found, counters = collect(reader, tmp_path)
     direct = Read(path, embedding=reader.embedding)
     assert found["parsed"].select(CONTENT).to_pylist() == direct.content
-    assert counters == {"rows-in": 20, "rows-out": 20}
+    assert counters.pop("validate-bytes") > 20 * 4
+    assert counters == {"rows-in": 20, "rows-out": 20, "validate-rows": 20}
 
 
 def test_a_catalog_that_cannot_be_read_is_refused_before_the_pipeline(tmp_path):
