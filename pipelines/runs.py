@@ -13,8 +13,8 @@ from typing import Any
 
 from pipelines.errors import ConflictError
 from pipelines.leases import BusyError, hold, is_held
-from pipelines.resources import cpu_seconds, peak_memory
 from pipelines.root import Root
+from pipelines.usage import cpu_seconds, peak_memory
 from schemas.config import fingerprint
 from semid_transforms import files
 

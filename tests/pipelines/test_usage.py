@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipelines.resources import cpu_seconds, peak_memory
+from pipelines.usage import cpu_seconds, peak_memory
 
 
 def test_the_peak_counts_memory_that_was_given_back():
