@@ -67,10 +67,8 @@ def collisions(keys: np.ndarray) -> dict[str, float]:
     Returns:
       `a`, `b` and `largest`; see `DEFINITIONS`.
     """
-    packed = _packed(keys)
-    ordered = np.sort(packed) if packed is not None else np.sort(group_by_value(keys))
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
-    return collisions_of_counts(np.diff(np.r_[starts, len(ordered)]))
+    values = _one_value_each(keys)
+    return collisions_of_counts(np.unique(values, axis=_rows(values), return_counts=True)[1])
 
 
 def collisions_of_counts(counts: np.ndarray) -> dict[str, float]:
@@ -297,23 +295,27 @@ def quality(
 
 def group_by_value(keys: np.ndarray) -> np.ndarray:
     """Numbers equal rows (or values) of `keys` alike, 0 upwards in sorted order."""
-    packed = _packed(keys)
-    if packed is not None:
-        return np.unique(packed, return_inverse=True)[1].astype(np.int64)
-    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    values = _one_value_each(keys)
+    numbers = np.unique(values, axis=_rows(values), return_inverse=True)[1]
+    return numbers.reshape(-1).astype(np.int64)
 
 
-def _packed(keys: np.ndarray) -> np.ndarray | None:
-    """Returns (N,) int64 in the order of (N, L) integers, None where 63 bits do not hold them.
+def _rows(values: np.ndarray) -> int | None:
+    """Returns the axis along which `np.unique` tells values apart; None for plain ones."""
+    return 0 if values.ndim == 2 else None
+
+
+def _one_value_each(keys: np.ndarray) -> np.ndarray:
+    """Returns (N,) int64 in the order of (N, L) integers, the keys where 63 bits do not hold them.
 
     Sorting rows as they are takes ten times as long.
     """
     if keys.ndim != 2 or not keys.size or not np.issubdtype(keys.dtype, np.integer):
-        return None
+        return keys
     low = keys.min(axis=0)
     spans = [int(high) - int(first) + 1 for first, high in zip(low, keys.max(axis=0), strict=True)]
     if math.prod(spans) >= 1 << 63:
-        return None
+        return keys
     packed = np.zeros(len(keys), np.int64)
     for column, first, span in zip(keys.T, low, spans, strict=True):
         packed = packed * span + (column - first)

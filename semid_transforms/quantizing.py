@@ -84,11 +84,11 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
       ValueError: D differs from the quantizer's.
     """
     embeddings = matrix_from_list(batch["embedding"], quantizer.embedding_dim)
+    latents = None
     if quantizer.hierarchical and not quantizer.quantizes_embeddings:
         codes, latents = quantizer.encode_with_latents(embeddings)
-        extra = {"latent": list_from_matrix(latents, pa.float32())}
     else:
-        codes, extra = quantizer.encode(embeddings), {}
+        codes = quantizer.encode(embeddings)
     error = quantization_errors(quantizer, embeddings, codes)
     coded = pa.RecordBatch.from_arrays(
         [
@@ -104,9 +104,9 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
         ],
         schema=coded_schema(batch.schema.field("sid").type),
     )
-    for name, column in extra.items():
-        coded = coded.append_column(name, column)
-    return coded
+    if latents is None:
+        return coded
+    return coded.append_column("latent", list_from_matrix(latents, pa.float32()))
 
 
 def retired_rows(retired: pa.RecordBatch) -> pa.RecordBatch:

@@ -30,11 +30,12 @@ from semid_transforms.features import FeatureColumns
 from semid_transforms.hashing import item_hashes
 
 PLACE, PIN, RETIRE, VACATE = "place", "pin", "retire", "vacate"
-ROLES = pa.array([PLACE, PIN, RETIRE, VACATE])
-_PLACE, _PIN, _RETIRE, _VACATE = range(len(ROLES))
 """What a shard does with a row: find it an ID, keep the one it has, reserve the ID of an item that
 is gone, or of one that moves to other codes. In a new ID space nothing is reserved, and an item is
 pinned when its new base codes are the codes it had."""
+
+_ROLES = pa.array([PLACE, PIN, RETIRE, VACATE])
+_PLACE, _PIN, _RETIRE, _VACATE = range(len(_ROLES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBa
     )
     rows = pa.array(np.r_[np.arange(batch.num_rows), vacating])
     roles = np.r_[role, np.full(len(vacating), _VACATE)]
-    routed = batch.take(rows).append_column("role", ROLES.take(pa.array(roles)))
+    routed = batch.take(rows).append_column("role", _ROLES.take(pa.array(roles)))
     return (
         pa.RecordBatch.from_arrays(routed.columns, schema=routed_schema(identity.old_type)),
         np.r_[goal, sids[vacating]],
@@ -143,8 +144,8 @@ def _keeps_codes(sids: np.ndarray, base: np.ndarray, identity: Identity) -> np.n
 
 
 def _roles(rows: pa.RecordBatch) -> np.ndarray:
-    """Returns (N,) numbers in `ROLES`."""
-    return np.array(pc.index_in(rows["role"], value_set=ROLES).to_numpy())
+    """Returns (N,) numbers in `_ROLES`."""
+    return np.array(pc.index_in(rows["role"], value_set=_ROLES).to_numpy())
 
 
 def touched_range(rows: pa.RecordBatch, identity: Identity) -> tuple[int, int] | None:
@@ -213,7 +214,7 @@ def _pin_once(rows: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch,
         sids = sids[first]
     column = rows.schema.get_field_index("role")
     field = rows.schema.field(column)
-    return rows.set_column(column, field, ROLES.take(pa.array(role))), sids
+    return rows.set_column(column, field, _ROLES.take(pa.array(role))), sids
 
 
 @dataclasses.dataclass(frozen=True)
