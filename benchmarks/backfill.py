@@ -11,14 +11,13 @@ compared one by one.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.catalogs import run
+from benchmarks.commands import run_measured
 from pipelines.published_tables import PublishedTables
 from pipelines.root import Root
 
@@ -40,24 +39,24 @@ def measure(items: Path, rows: int, config: str | None) -> None:
         base, added = (Path(folder) / name for name in ("base.parquet", "added.parquet"))
         pq.write_table(table.slice(0, table.num_rows - rows), base)
         pq.write_table(table.slice(table.num_rows - rows), added)
-        extra = ["--root", root, "--json", *(["--config", config] if config else [])]
-        full_seconds, full_text = run("tokenize", "--catalog", str(base), *extra)
+        extra = ["--root", root, *(["--config", config] if config else [])]
+        full = run_measured("tokenize", "--catalog", str(base), *extra)
         before = published_items(root)
-        seconds, text = run("backfill", "--catalog", str(added), *extra)
-        verify_seconds, _ = run("verify", "--root", root)
+        backfill = run_measured("backfill", "--catalog", str(added), *extra)
+        verified = run_measured("verify", "--root", root)
         after = published_items(root)
-    full, backfill = json.loads(full_text), json.loads(text)
     moved = sum(after[name] != sid for name, sid in before.items())
     shared = len(after) - len(set(after.values()))
     print(f"{items.name}: {len(before):,} items, then {len(after) - len(before):,} by backfill")
-    for name, wall, said in (("full run", full_seconds, full), ("backfill", seconds, backfill)):
+    for name, measured in (("full run", full), ("backfill", backfill)):
+        said = measured.output
         links = "  ".join(f"{link} {v['seconds']:.1f}" for link, v in said["links"].items())
         encoded = said["links"]["embed"]["counters"].get("embed/texts-encoded", 0)
-        print(f"  {name:<9} {wall:7.1f} s   {encoded:,} texts encoded   ({links})")
-    print(f"  backfill / full run  {seconds / full_seconds:.1%}")
+        print(f"  {name:<9} {measured.wall:7.1f} s   {encoded:,} texts encoded   ({links})")
+    print(f"  backfill / full run  {backfill.wall / full.wall:.1%}")
     print(f"  moved                {moved} of {len(before):,}")
     print(f"  sharing an ID        {shared} of {len(after):,}")
-    print(f"  verify               {verify_seconds:.1f} s, sound")
+    print(f"  verify               {verified.wall:.1f} s, sound")
     if moved or shared:
         sys.exit(1)
 

@@ -10,30 +10,17 @@ codebook sizes on the embeddings the first run wrote.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.commands import run_measured
 from models.metrics import code_use, collisions, one_minus_r2, prefix_cosine
 from models.tokenizers import fit_quantizer, quantizer_config
 from pipelines.root import Root
 from semid_transforms import files
 from semid_transforms.sampling import sample_embeddings
-
-
-def run(*arguments: str) -> tuple[float, str]:
-    """Runs a semid command; returns its wall seconds and standard output."""
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "pipelines", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)}: exit {done.returncode}\n{done.stderr}")
-    return time.perf_counter() - started, done.stdout
 
 
 def row(name: str, codes: np.ndarray, sizes: tuple[int, ...], values: dict) -> str:
@@ -50,22 +37,21 @@ def measure(items: Path, config: str | None) -> None:
     """Runs and measures one catalog."""
     with tempfile.TemporaryDirectory() as folder:
         root = str(Path(folder) / "root")
-        job = ["tokenize", "--catalog", str(items), "--root", root, "--json"]
+        job = ["tokenize", "--catalog", str(items), "--root", root]
         job += ["--config", config] if config else []
-        first_seconds, first_text = run(*job)
-        second_seconds, second_text = run(*job)
-        verify_seconds, _ = run("verify", "--root", root)
-        first, second = json.loads(first_text), json.loads(second_text)
+        once, again = run_measured(*job), run_measured(*job)
+        verified = run_measured("verify", "--root", root)
+        first, second = once.output, again.output
         links = "  ".join(f"{name} {link['seconds']:.1f}" for name, link in first["links"].items())
         encoded = second["links"]["embed"]["counters"].get("embed/texts-encoded", 0)
         changed = sum(second["counts"][name] for name in ("new", "updated", "moved", "retired"))
         print(f"{items.name}: {first['rows']['live']:,} items")
-        print(f"  first run  {first_seconds:6.1f} s   ({links})")
+        print(f"  first run  {once.wall:6.1f} s   ({links})")
         print(
-            f"  second run {second_seconds:6.1f} s   {second_seconds / first_seconds:.1%} of the "
+            f"  second run {again.wall:6.1f} s   {again.wall / once.wall:.1%} of the "
             f"first; {encoded} texts encoded, {changed} items changed"
         )
-        print(f"  verify     {verify_seconds:6.1f} s   both generations sound")
+        print(f"  verify     {verified.wall:6.1f} s   both generations sound")
         metrics = first["metrics"]
         after = metrics["after"]
         generation, manifest = Root(root).require_published()

@@ -3,15 +3,13 @@
   python -m benchmarks.duplicates ITEMS.parquet [--repeat 20] [--config FILE]
 
 With `--repeat 20`, 95 % of the items have the content of another. ITEMS may bring an `embedding`
-column, which leaves the encoder out of the measurement. Prints wall time, the peak resident memory
-of the largest process, and how many items share an ID, which must be none.
+column, which leaves the encoder out of the measurement. Prints wall time, the peak of resident
+memory of all processes together, and how many items share an ID, which must be none.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.catalogs import run
+from benchmarks.commands import run_measured
 from pipelines.published_tables import PublishedTables
 from pipelines.root import Root
 
@@ -53,20 +51,19 @@ def measure(items: Path, repeat: int, config: str | None) -> None:
             writer.write_batch(first)
             for batch in batches:
                 writer.write_batch(batch)
-        job = ["tokenize", "--catalog", catalog, "--root", root, "--json"]
-        seconds, text = run(*job, *(["--config", config] if config else []))
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        job = ["tokenize", "--catalog", catalog, "--root", root]
+        measured = run_measured(*job, *(["--config", config] if config else []))
         at = Root(root)
         tables = PublishedTables(at, *at.require_published())
         sids = tables.read("items", ["sid"])["sid"].to_numpy()
-    said = json.loads(text)
+    said = measured.output
     shared = len(sids) - len(np.unique(sids))
     links = "  ".join(f"{name} {link['seconds']:.1f}" for name, link in said["links"].items())
     placements = "  ".join(f"{n} {c:,}" for n, c in said["metrics"]["placements"].items())
     distinct = said["metrics"]["distinct_contents"]
     print(f"{items.name} x {repeat}: {len(sids):,} items, {distinct:,} distinct contents")
-    print(f"  wall         {seconds:.1f} s   ({links})")
-    print(f"  peak memory  {peak / 2**30:.2f} GiB resident")
+    print(f"  wall         {measured.wall:.1f} s   ({links})")
+    print(f"  peak memory  {measured.peak_bytes / 2**30:.2f} GiB resident")
     print(f"  placement    {placements}")
     print(f"  sharing an ID  {shared}")
     if shared:

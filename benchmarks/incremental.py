@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.pipeline import describe, fit, run_measured, with_tokenizer
+from benchmarks.commands import run_measured
+from benchmarks.pipeline import describe, fit, with_tokenizer
 from benchmarks.scaled_catalog import EMBEDDING_DIM, write_catalog, write_part
 
 

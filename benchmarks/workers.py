@@ -150,6 +150,7 @@ def _assign(folder: str, mode: str, workers: int) -> tuple[float, str]:
         embeddings_folder=f"{folder}/embeddings",
         origin_folder=f"{folder}/origin",
         codes_folder=f"{folder}/codes",
+        latents_folder=f"{folder}/latents",
         histogram_path=f"{folder}/histogram.parquet",
         tokenizer_folder=f"{folder}/tokenizer",
         layout=SidLayout.fitting(sizes, hierarchical=True),
