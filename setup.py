@@ -31,6 +31,7 @@ setup(
         "sentencepiece>=0.2.1",
         "sentence-transformers>=6.2,<7",
         "tensorboard>=2.20",
+        "threadpoolctl>=3.5",
         "torch>=2.13",
         "transformers>=5.23,<6",
     ],

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from models.products import product
+
 BLOCK_ROWS = 4096
 _UNIT_ROUNDOFF = 2.0**-53
 
@@ -181,10 +183,10 @@ class DenseTensors:
         hidden = rows
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.addmm(bias, hidden, weight)
+            hidden = product(hidden, weight).add_(bias)
             if layer < last:
                 hidden = hidden.relu_()
-        return hidden if self.shortcut is None else hidden.addmm_(rows, self.shortcut)
+        return hidden if self.shortcut is None else hidden.add_(product(rows, self.shortcut))
 
 
 def _product_in_index_order(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:

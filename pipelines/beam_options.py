@@ -17,7 +17,13 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
 )
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
+from apache_beam.transforms.environments import (
+    EmbeddedPythonGrpcEnvironment,
+    python_sdk_capabilities,
+)
+from threadpoolctl import threadpool_limits
 
 from pipelines.errors import UsageError
 from schemas.resources import ResourceConfig
@@ -26,16 +32,28 @@ IN_PROCESS = "FnApiRunner"
 """Beam's own in-process runner. Named explicitly: plain DirectRunner tries to download another
 engine first, and hangs behind a firewall."""
 
+THREADS = "multi_threading"
+"""Running mode of the in-process runner whose workers are threads of this process."""
+
+_WORKER_OPTIONS = {"direct_num_workers", "direct_running_mode"}
 _NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place", "index"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def build_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Reads Beam options from the command line; the in-process runner without `--runner`."""
+    """Reads Beam options from the command line.
+
+    Without `--runner` it is the in-process runner, and without a word on its workers it has as
+    many as there are cores, threads of this process.
+    """
     options = PipelineOptions(list(arguments))
-    standard = options.view_as(StandardOptions)
+    standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = IN_PROCESS
+    given = options.get_all_options(drop_default=True)
+    if standard.runner == IN_PROCESS and not given.keys() & _WORKER_OPTIONS:
+        direct.direct_running_mode = THREADS
+        direct.direct_num_workers = os.cpu_count() or 1
     return options
 
 
@@ -154,8 +172,9 @@ def run_pipeline(
     Raises:
       RuntimeError: the runner ended in any state but DONE.
     """
+    options = copy.deepcopy(options)
     with _share_of_cores(options):
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(runner=_runner(options), options=options)
         define(pipeline)
         result = pipeline.run()
         try:
@@ -182,6 +201,27 @@ def run_pipeline(
     return counters
 
 
+def _runner(options: PipelineOptions) -> FnApiRunner | None:
+    """Returns the runner whose workers are threads, None for what Beam makes of the options.
+
+    Beam's own `multi_threading` loses and corrupts elements: a timer of each worker empties its
+    output buffer while the worker writes to it (`TimeBasedBufferingClosableOutputStream`, Beam
+    2.77; `benchmarks/thread_workers.py` shows it). Without a time limit there is no timer, and
+    buffers are sent when they are full.
+    """
+    direct = options.view_as(DirectOptions)
+    if not is_in_process(options) or direct.direct_running_mode != THREADS:
+        return None
+    direct.direct_running_mode = "in_memory"  # else the runner makes an environment of its own
+    return FnApiRunner(
+        default_environment=EmbeddedPythonGrpcEnvironment(
+            data_buffer_time_limit_ms=-1,
+            capabilities=python_sdk_capabilities(),
+            artifacts=(),
+        )
+    )
+
+
 @contextlib.contextmanager
 def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
     """Gives each local worker its share of the cores while a pipeline runs.
@@ -203,7 +243,8 @@ def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
     own_threads = torch.get_num_threads()
     torch.set_num_threads(threads)  # workers that are threads of this process
     try:
-        yield
+        with threadpool_limits(threads, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(own_threads)
         for name, value in before.items():
