@@ -35,7 +35,7 @@ engine first, and hangs behind a firewall."""
 THREADS = "multi_threading"
 """Running mode of the in-process runner whose workers are threads of this process."""
 
-_WORKER_OPTIONS = {"direct_num_workers", "direct_running_mode"}
+_WORKER_OPTIONS = {"--direct_num_workers", "--direct_running_mode"}
 _NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place", "index"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -50,8 +50,8 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = IN_PROCESS
-    given = options.get_all_options(drop_default=True)
-    if standard.runner == IN_PROCESS and not given.keys() & _WORKER_OPTIONS:
+    given = {argument.partition("=")[0] for argument in arguments}
+    if standard.runner == IN_PROCESS and not given & _WORKER_OPTIONS:
         direct.direct_running_mode = THREADS
         direct.direct_num_workers = os.cpu_count() or 1
     return options
