@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from models.quantizer import Quantizer
 from models.residual import checked_codes
@@ -47,6 +46,8 @@ def align_codes(
     Raises:
       ValueError: row counts differ or exceed `MAX_ROWS`, or a code is out of range.
     """
+    from scipy.optimize import linear_sum_assignment  # 0.2 s that only a refit should take
+
     codes = checked_codes(codes, tuple(codebook_sizes))
     previous = np.asarray(previous)
     if previous.ndim != 2 or len(previous) != len(codes):

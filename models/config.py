@@ -168,6 +168,7 @@ class RqvaeConfig:
     tags: TagConfig = dataclasses.field(default_factory=TagConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
+    hierarchical: ClassVar[bool] = True
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -202,6 +203,7 @@ class MocConfig:
     ema_decay: float = 0.99
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
+    hierarchical: ClassVar[bool] = False
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -225,6 +227,7 @@ class VqConfig:
     iterations: int = 25
     seed: int = 0
 
+    hierarchical: ClassVar[bool] = False
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -252,6 +255,7 @@ class PqConfig:
     iterations: int = 25
     seed: int = 0
 
+    hierarchical: ClassVar[bool] = False
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -276,6 +280,7 @@ class RqkmeansConfig:
     beam: int = 1
     seed: int = 0
 
+    hierarchical: ClassVar[bool] = True
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 
 # Share of the codes that change places in one round, rounds, and Lloyd iterations a round. Three
@@ -49,6 +48,8 @@ def _lloyd(
     rows: np.ndarray, size: int, iterations: int, seed: int, start: np.ndarray | None
 ) -> np.ndarray:
     """Returns centroids after Lloyd iterations; drawn apart at the start (Bachem et al. 2016)."""
+    import faiss  # 0.15 s that no command but one that clusters should take
+
     clustering = faiss.Kmeans(
         rows.shape[1],
         size,
@@ -87,6 +88,8 @@ def _split_largest(rows: np.ndarray, centroids: np.ndarray, seed: int) -> np.nda
 
 def _nearest(rows: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns (N,) nearest centroids and the mean squared distance to them."""
+    import faiss
+
     index = faiss.IndexFlatL2(rows.shape[1])
     index.add(centroids)
     distances, codes = index.search(rows, 1)

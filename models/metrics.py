@@ -6,9 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
-import scipy.sparse
 
 DEFINITIONS = {
     "used_codes": "codes of the level that at least one item has",
@@ -145,6 +143,8 @@ def find_neighbours(
       neighbours: k, lowered to N - 1.
       sample: items asked, evenly spaced over the rows; all when there are fewer.
     """
+    import faiss  # here and below: 0.25 s together, which only a command that measures should take
+
     count = len(embeddings)
     k = min(neighbours, count - 1)
     if k < 1:
@@ -341,6 +341,8 @@ def _group_sums(
       chosen: (n,) row numbers.
       group: (n,) their groups, 0 to G - 1, every one occurring.
     """
+    import scipy.sparse
+
     sizes = np.bincount(group)
     membership = scipy.sparse.csr_array(
         (

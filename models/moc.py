@@ -34,7 +34,7 @@ class Moc(Quantizer):
     """
 
     kind: ClassVar[str] = "moc"
-    hierarchical: ClassVar[bool] = False
+    hierarchical: ClassVar[bool] = MocConfig.hierarchical
 
     def __init__(self, autoencoder: TrainedAutoencoder) -> None:
         self.autoencoder = autoencoder

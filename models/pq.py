@@ -24,7 +24,7 @@ class Pq(Quantizer):
     """
 
     kind: ClassVar[str] = "pq"
-    hierarchical: ClassVar[bool] = False
+    hierarchical: ClassVar[bool] = PqConfig.hierarchical
 
     def __init__(self, slices: tuple[np.ndarray, ...]) -> None:
         self._slices = slices

@@ -1,4 +1,8 @@
-"""Fits a tokenizer by name, and turns it into files and back."""
+"""Fits a tokenizer by name, and turns it into files and back.
+
+Commands that neither fit nor encode read configurations and file names here, so what needs torch is
+imported where it is used: torch takes 1.7 s.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,16 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
 
-from models.autoencoder_training import Progress, TrainingInputs
 from models.config import MocConfig, PqConfig, RqkmeansConfig, RqvaeConfig, VqConfig
-from models.moc import Moc, fit_moc
-from models.pq import Pq, fit_pq
 from models.quantizer import Quantizer
-from models.residual import checked_embeddings
-from models.rqkmeans import Rqkmeans, fit_rqkmeans
-from models.rqvae import Rqvae, fit_rqvae
-from models.vq import Vq, fit_vq
+
+if TYPE_CHECKING:
+    from models.autoencoder_training import Progress, TrainingInputs
 
 FORMAT_VERSION = 1
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.json", "model.safetensors", "metrics.json"
@@ -57,14 +58,24 @@ def quantizer_class(kind: str) -> type[Quantizer]:
     """
     match kind:
         case "rqvae":
+            from models.rqvae import Rqvae
+
             return Rqvae
         case "rqkmeans":
+            from models.rqkmeans import Rqkmeans
+
             return Rqkmeans
         case "moc":
+            from models.moc import Moc
+
             return Moc
         case "vq":
+            from models.vq import Vq
+
             return Vq
         case "pq":
+            from models.pq import Pq
+
             return Pq
     raise ValueError(f"quantizer kind {kind!r} is unknown: use rqvae, rqkmeans, moc, vq or pq")
 
@@ -95,6 +106,14 @@ def fit_quantizer(
     Raises:
       ValueError: no rows, rows that are not finite, or a start of another kind or shape.
     """
+    from models.autoencoder_training import TrainingInputs
+    from models.moc import Moc, fit_moc
+    from models.pq import fit_pq
+    from models.residual import checked_embeddings
+    from models.rqkmeans import fit_rqkmeans
+    from models.rqvae import Rqvae, fit_rqvae
+    from models.vq import fit_vq
+
     if np.ndim(embeddings) != 2 or not len(embeddings):
         raise ValueError(
             f"fitting needs embeddings of shape (N, D) with at least 1 row, got "
@@ -140,6 +159,9 @@ def check_start(config: QuantizerConfig, start: Quantizer, dim: int) -> None:
     Raises:
       ValueError: another kind, embedding length or network; the message names both sides.
     """
+    from models.moc import Moc
+    from models.rqvae import Rqvae
+
     if start.kind not in WARM_KINDS or not isinstance(config, quantizer_config(start.kind)):
         raise ValueError(
             f"a {type(config).__name__.removesuffix('Config').lower()} cannot start from a "
@@ -195,8 +217,11 @@ def tokenizer_id(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def from_files(files: Mapping[str, bytes]) -> Quantizer:
-    """Rebuilds the tokenizer that `to_files` wrote.
+def read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Reads what `to_files` wrote about a tokenizer, without building it.
+
+    Returns:
+      `kind`, `embedding_dim`, `codebook_sizes`, and what else its kind has.
 
     Raises:
       ValueError: a file is missing, or was written by another version or kind.
@@ -204,12 +229,23 @@ def from_files(files: Mapping[str, bytes]) -> Quantizer:
     missing = [name for name in (CONFIG_FILE, MODEL_FILE) if name not in files]
     if missing:
         raise ValueError(f"tokenizer lacks {', '.join(missing)}, it has {sorted(files)}")
-    config = json.loads(files[CONFIG_FILE])
+    config: dict[str, Any] = json.loads(files[CONFIG_FILE])
     if config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"tokenizer has format version {config.get('format_version')!r}, this release reads "
             f"{FORMAT_VERSION}"
         )
+    quantizer_config(config["kind"])
+    return config
+
+
+def from_files(files: Mapping[str, bytes]) -> Quantizer:
+    """Rebuilds the tokenizer that `to_files` wrote.
+
+    Raises:
+      ValueError: a file is missing, or was written by another version or kind.
+    """
+    config = read_config(files)
     arrays = safetensors.numpy.load(files[MODEL_FILE])
     return quantizer_class(config["kind"]).from_state(config, arrays)
 

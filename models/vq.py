@@ -15,7 +15,7 @@ class Vq(Rqkmeans):
     """One codebook in embedding space: residual k-means of one level."""
 
     kind: ClassVar[str] = "vq"
-    hierarchical: ClassVar[bool] = False
+    hierarchical: ClassVar[bool] = VqConfig.hierarchical
 
 
 def fit_vq(config: VqConfig, embeddings: np.ndarray) -> Vq:

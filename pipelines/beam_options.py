@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -238,15 +239,17 @@ def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     for name in _THREAD_VARIABLES:  # worker processes read these when they load numpy
         os.environ.setdefault(name, str(threads))
-    import torch
-
-    own_threads = torch.get_num_threads()
-    torch.set_num_threads(threads)  # workers that are threads of this process
+    # Links that need torch have imported it by now; it takes 1.7 s, so the others go without.
+    torch = sys.modules.get("torch")
+    own_threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(threads)  # workers that are threads of this process
     try:
         with threadpool_limits(threads, user_api="blas"):
             yield
     finally:
-        torch.set_num_threads(own_threads)
+        if torch:
+            torch.set_num_threads(own_threads)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

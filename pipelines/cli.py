@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.arguments import build_parser
 from pipelines.errors import CommandError, UsageError
+from pipelines.lean_imports import import_lean
 
 if TYPE_CHECKING:
     from pipelines.job import Job
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if beam_arguments and not options.takes_beam_options:
         parser.error(f"unrecognized arguments: {' '.join(beam_arguments)}")
     _configure_logging(options.quiet)
+    if options.command != "feast":  # it needs pandas
+        import_lean(beam_arguments)
     if beam_arguments:
         from pipelines.beam_options import unknown_options
 

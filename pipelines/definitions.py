@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 import pyarrow as pa
@@ -16,7 +17,6 @@ from semid_transforms.delta_indexing import IndexDelta
 from semid_transforms.delta_placing import PlaceDelta
 from semid_transforms.diffing import DiffItems, Leaving
 from semid_transforms.embedding import EmbedTexts
-from semid_transforms.fitting import FitTokenizer
 from semid_transforms.indexing import IndexItems
 from semid_transforms.lookup import DropRows, FindRows
 from semid_transforms.parent import ReadParent
@@ -25,6 +25,9 @@ from semid_transforms.placing import PlaceItems
 from semid_transforms.quantizing import AssignCodes, retired_rows
 from semid_transforms.reading import CatalogReader, ReadCatalog
 from semid_transforms.tables import ReadTables, WriteTable
+
+if TYPE_CHECKING:
+    from semid_transforms.fitting import FitTokenizer
 
 
 def define_read(

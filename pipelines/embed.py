@@ -72,6 +72,8 @@ def embed_changed(
             known=_parts_in([other.scratch("texts", "embeddings") for other in kept]),
         )
     if catalog.embeds_text:
+        import torch  # noqa: F401  # else a fit would keep the few threads of an encoding worker
+
         config = job.settings.job.encoder
         num_parts = math.ceil(rows / config.rows_per_part)
         embed = EmbedTexts(config, text_parts, num_parts, sid_type, job.encoder_hints)

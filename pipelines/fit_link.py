@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.beam_options import run_pipeline, single_process
 from pipelines.catalog_input import CatalogInput
@@ -14,7 +14,9 @@ from pipelines.root import Published
 from pipelines.runs import Run
 from pipelines.settings import Settings
 from semid_transforms import files
-from semid_transforms.fitting import RESULT, FitTokenizer, FollowedTokenizer
+
+if TYPE_CHECKING:
+    from semid_transforms.fitting import FollowedTokenizer
 
 
 def tokenizer_origin(settings: Settings, catalog: CatalogInput) -> dict[str, str]:
@@ -39,6 +41,8 @@ def fit_embedded(job: Job, run: Run, catalog: CatalogInput, parent: Published) -
     Returns:
       `tokenizer_id`, `sample_rows` and the like, and `fitted`.
     """
+    from semid_transforms.fitting import RESULT, FitTokenizer  # imports torch, 1.7 s
+
     scratch = run.scratch("fit")
     parts = files.list_files(run.output("catalog"), ".parquet")
     fit = FitTokenizer(
@@ -63,6 +67,8 @@ def fit_embedded(job: Job, run: Run, catalog: CatalogInput, parent: Published) -
 
 def _followed(job: Job, parent: Published) -> FollowedTokenizer | None:
     """Returns the published tokenizer, after whose codes a new one numbers its own."""
+    from semid_transforms.fitting import FollowedTokenizer
+
     if parent.manifest is None:
         return None
     return FollowedTokenizer(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from typing import Any
 
 from models.quantizer import Quantizer
 from models.sid import SidLayout
-from models.tokenizers import from_files, tokenizer_id
+from models.tokenizers import from_files, quantizer_config, read_config, tokenizer_id
 from pipelines.errors import MismatchError, UsageError
 from pipelines.root import Root
 from semid_transforms import files
@@ -25,19 +26,21 @@ class FittedTokenizer:
       encoder: fingerprint of what made the embeddings it was fitted on.
       template: fingerprint of the text template.
       settings: the configuration it was fitted with, `kind` included; plain JSON values.
-      quantizer: the tokenizer itself.
+      layout: of the SIDs it makes.
+      contents: its files by name.
     """
 
     identity: str
     encoder: str
     template: str
     settings: dict[str, Any]
-    quantizer: Quantizer
+    layout: SidLayout
+    contents: dict[str, bytes]
 
-    @property
-    def layout(self) -> SidLayout:
-        """Layout of the SIDs it makes."""
-        return SidLayout.fitting(self.quantizer.codebook_sizes, self.quantizer.hierarchical)
+    @functools.cached_property
+    def quantizer(self) -> Quantizer:
+        """The tokenizer itself. Most runs need not build it, which takes torch."""
+        return from_files(self.contents)
 
 
 def resolve_tokenizer(root: Root, name: str, option: str) -> str:
@@ -78,7 +81,7 @@ def read_tokenizer(root: Root, identity: str) -> FittedTokenizer:
             f"tokenizer {identity} is not whole under {root.path}/tokenizers: {error}; restore it"
         ) from error
     try:
-        quantizer = from_files(contents)
+        made = read_config(contents)
         said = json.loads(contents["metrics.json"])
         origin, config = said["origin"], said["fit"]["config"]
         encoder, template = origin["encoder"], origin["template"]
@@ -92,12 +95,14 @@ def read_tokenizer(root: Root, identity: str) -> FittedTokenizer:
             f"tokenizer {identity[:16]} was altered: its files have the id {actual[:16]}; restore "
             f"them, or fit another with `semid fit`"
         )
+    kind = made["kind"]
     return FittedTokenizer(
         identity,
         encoder,
         template,
-        {"kind": quantizer.kind, **config},
-        quantizer,
+        {"kind": kind, **config},
+        SidLayout.fitting(made["codebook_sizes"], quantizer_config(kind).hierarchical),
+        contents,
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 from models.ngrams import NgramFeature, vocabulary_size
 from models.sid import SidLayout
 from models.spm_ngrams import SpmFeature, check_spm
-from models.tokenizers import QuantizerConfig, quantizer_class, quantizer_config
+from models.tokenizers import QuantizerConfig, quantizer_config
 from pipelines.errors import UsageError
 from schemas.config import JobConfig, canonical_json, fingerprint, parse
 from semid_transforms import files
@@ -40,8 +40,7 @@ class Settings:
     @property
     def layout(self) -> SidLayout:
         """Layout of the SIDs this configuration makes."""
-        hierarchical = quantizer_class(self.kind).hierarchical
-        return SidLayout.fitting(self.quantizer.codebook_sizes, hierarchical)
+        return SidLayout.fitting(self.quantizer.codebook_sizes, self.quantizer.hierarchical)
 
     @property
     def tokenizer_fingerprint(self) -> str:

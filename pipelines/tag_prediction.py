@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from models.rqvae import Rqvae
 from pipelines.published_tables import PublishedTables
 from semid_transforms import files
 from semid_transforms.quantizing import load_tokenizer
@@ -27,7 +26,9 @@ def predict_tags(tables: PublishedTables, codes: Sequence[int]) -> list[dict[str
     """
     folder = tables.root.tokenizer_folder(tables.manifest.fingerprints.tokenizer)
     if not json.loads(files.read_bytes(files.join(folder, "config.json"))).get("tags"):
-        return None  # without loading the model
+        return None  # without loading the model, or importing torch
+    from models.rqvae import Rqvae
+
     quantizer = load_tokenizer(folder)
     assert isinstance(quantizer, Rqvae)
     found = quantizer.predict_tags_of_codes(np.array([codes], np.int32))

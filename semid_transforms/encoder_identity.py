@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from schemas.config import EncoderConfig, fingerprint
 from semid_transforms import files
 
@@ -119,9 +117,10 @@ def _fetch_folder(url: str) -> Path:
     """Copies a remote model folder, with its subfolders, to a temporary local one."""
     base = url.rstrip("/")
     target = Path(tempfile.mkdtemp(prefix="semid-model-"))
-    matched = FileSystems.match([f"{base}/**"])[0].metadata_list
-    if not matched:
-        raise ValueError(f"encoder.model: no files under {url}")
+    try:
+        matched = files.match([f"{base}/**"])
+    except FileNotFoundError as error:
+        raise ValueError(f"encoder.model: no files under {url}") from error
     for file in matched:
         name = file.path[len(base) :].lstrip("/")
         if name and not name.endswith("/") and _is_model_file(Path(name)):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib
 import math
 import os
 import shutil
@@ -88,7 +89,7 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
 def _list(pattern: str) -> list[Any]:
     """Returns Beam's metadata of the files that match a glob; [] without any."""
     try:
-        return list(FileSystems.match([pattern])[0].metadata_list)
+        return list(_systems(pattern).match([pattern])[0].metadata_list)
     except BeamIOError as error:
         if is_absence(error):
             raise FileNotFoundError(f"cannot list {pattern}: {error}") from error
@@ -109,7 +110,7 @@ def list_folders(path: str) -> list[str]:
 
 def join(base: str, *parts: str) -> str:
     """Joins path components the way the base path's filesystem does."""
-    return FileSystems.join(base, *parts)
+    return _systems(base).join(base, *parts)
 
 
 def base_name(path: str) -> str:
@@ -122,9 +123,17 @@ def is_local(path: str) -> bool:
     return FileSystems.get_scheme(path) is None
 
 
+def _systems(path: str) -> type[FileSystems]:
+    """Returns Beam's filesystems, among them the one of a path."""
+    if FileSystems.get_scheme(path) == "gs":
+        # It registers itself. A command on local paths did not import it, and never pays for it.
+        importlib.import_module("apache_beam.io.gcp.gcsfilesystem")
+    return FileSystems
+
+
 def exists(path: str) -> bool:
     """True when a file or folder is there."""
-    return bool(FileSystems.exists(path))
+    return bool(_systems(path).exists(path))
 
 
 def make_folder(path: str) -> None:
@@ -143,7 +152,7 @@ def open_raw(path: str) -> BinaryIO:
     if is_local(path):
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     with naming("open", path):
-        file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        file = _systems(path).open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     return cast(BinaryIO, WholeFile(file, path))
 
 
@@ -183,7 +192,7 @@ def atomic_writer(path: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, whole)
             whole.seek(0)
             with naming("write", path):
-                remote = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+                remote = _systems(path).create(path, compression_type=CompressionTypes.UNCOMPRESSED)
                 try:
                     shutil.copyfileobj(whole, remote, _COPY_BYTES)
                     remote.close()
@@ -222,7 +231,7 @@ def copy(source: str, destination: str) -> None:
             with open(source, "rb") as reader, atomic_writer(destination) as writer:
                 shutil.copyfileobj(reader, writer, _COPY_BYTES)
     elif FileSystems.get_scheme(source) == FileSystems.get_scheme(destination):
-        FileSystems.copy([source], [destination])
+        _systems(source).copy([source], [destination])
     else:
         with open_raw(source) as reader, atomic_writer(destination) as writer:
             shutil.copyfileobj(reader, writer, _COPY_BYTES)
@@ -240,18 +249,18 @@ def remove_tree(path: str) -> None:
         return
     # Object stores have no folders: only the objects under the name can be found and deleted.
     if found := _list(path.rstrip("/") + "/**"):
-        FileSystems.delete([file.path for file in found])
+        _systems(path).delete([file.path for file in found])
 
 
 def remove_file(path: str) -> None:
     """Removes a file; nothing happens when it is not there."""
     if exists(path):
-        FileSystems.delete([path])
+        _systems(path).delete([path])
 
 
 def size(path: str) -> int:
     """Returns a file's size in bytes."""
-    return int(FileSystems.get_filesystem(path).size(path))
+    return int(_systems(path).get_filesystem(path).size(path))
 
 
 def sync_folders(folder: str) -> None:
@@ -307,7 +316,8 @@ def is_same_file(left: str, right: str) -> bool:
         return os.path.samefile(left, right)
     if not (left.startswith("gs://") and right.startswith("gs://")):
         return False
-    return size(left) == size(right) and FileSystems.checksum(left) == FileSystems.checksum(right)
+    checksum = _systems(left).checksum
+    return size(left) == size(right) and checksum(left) == checksum(right)
 
 
 def sha256(path: str) -> str:

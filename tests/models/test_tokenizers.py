@@ -13,7 +13,14 @@ from models.config import (
     TrainingConfig,
     VqConfig,
 )
-from models.tokenizers import fit_quantizer, from_files, quantizer_config, to_files, tokenizer_id
+from models.tokenizers import (
+    fit_quantizer,
+    from_files,
+    quantizer_class,
+    quantizer_config,
+    to_files,
+    tokenizer_id,
+)
 from tests.models.catalog import clustered_embeddings
 
 TRAINING = TrainingConfig(
@@ -132,6 +139,11 @@ def test_bad_input_is_named(fitted, rows):
 def test_fitting_nothing_is_refused():
     with pytest.raises(ValueError, match=r"at least 1 row, got \(0, 4\)"):
         fit_quantizer(RqkmeansConfig(), np.zeros((0, 4), "f4"))
+
+
+@pytest.mark.parametrize("kind", ["rqvae", "rqkmeans", "moc", "vq", "pq"])
+def test_configurations_know_whether_codes_are_hierarchical(kind):
+    assert quantizer_config(kind).hierarchical is quantizer_class(kind).hierarchical
 
 
 def test_kinds_and_versions():

@@ -28,7 +28,16 @@ from tests.pipelines import jobs
 
 # Processes are forked from one that has imported everything and started no thread.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.pipelines.processes", "semid_transforms.fitting", "faiss"])
+_FORKS.set_forkserver_preload(
+    [
+        "tests.pipelines.processes",
+        "semid_transforms.fitting",
+        "models.rqkmeans",
+        "faiss",
+        "scipy.optimize",
+        "scipy.sparse",
+    ]
+)
 
 
 @contextlib.contextmanager
