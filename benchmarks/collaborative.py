@@ -27,11 +27,11 @@ from models.metrics import (
     category_agreement,
     code_use,
     collisions,
-    find_neighbours,
     neighbourhood,
     one_minus_r2,
     prefix_cosine,
 )
+from models.neighbours import find_neighbours
 from models.tokenizers import fit_quantizer, quantizer_config
 from schemas.arrays import list_from_matrix
 from semid_transforms.embedding_columns import EmbeddingSpec, combine, fuse_texts

@@ -29,6 +29,7 @@ from sentence_transformers import SentenceTransformer
 from benchmarks.items import item_texts
 from models import metrics
 from models.config import RqkmeansConfig
+from models.neighbours import find_neighbours
 from models.tokenizers import fit_quantizer
 from schemas.config import EncoderConfig
 from semid_transforms.encoder import SentenceEncoder
@@ -87,7 +88,7 @@ def compare(texts: list[str], encoders: dict[str, Encode], repeats: int) -> dict
 def quality(vectors: dict[str, np.ndarray]) -> None:
     """Prints what each path does to the codes of residual k-means; see the module's docstring."""
     plain = unit(vectors[PLAIN])
-    neighbours = metrics.find_neighbours(plain)
+    neighbours = find_neighbours(plain)
     config = RqkmeansConfig()
     reference, _ = fit_quantizer(config, plain)
     kept = reference.encode(plain)
@@ -98,7 +99,7 @@ def quality(vectors: dict[str, np.ndarray]) -> None:
         collided = metrics.collisions(codes)
         shares = [u["perplexity_share"] for u in metrics.code_use(codes, config.codebook_sizes)]
         same = np.cumprod(reference.encode(rows) == kept, axis=1).mean(axis=0)
-        found = metrics.find_neighbours(rows).nearest
+        found = find_neighbours(rows).nearest
         pairs = zip(found, neighbours.nearest, strict=True)
         both = np.mean([len(set(one) & set(other)) / len(one) for one, other in pairs])
         print(

@@ -43,6 +43,7 @@ from models.config import (
     TrainingConfig,
     VqConfig,
 )
+from models.neighbours import find_neighbours
 from models.rqvae import Rqvae
 from models.tags import NO_TAG, TagTable
 from models.tokenizers import QuantizerConfig, fit_quantizer, from_files, to_files
@@ -73,7 +74,7 @@ def measure(
         "perplexity": [u["perplexity_share"] for u in metrics.code_use(codes, sizes)],
         "cosine": metrics.prefix_cosine(codes, items.embeddings)[1:],
         "one_minus_r2": metrics.one_minus_r2(items.embeddings, decode(codes)),
-        "neighbourhood": metrics.neighbourhood(codes, metrics.find_neighbours(items.embeddings)),
+        "neighbourhood": metrics.neighbourhood(codes, find_neighbours(items.embeddings)),
     }
     if any(items.category_paths):
         agreement = metrics.category_agreement(codes, items.category_paths, 1, 1)

@@ -1,12 +1,15 @@
-"""How good a tokenizer is: every figure with its definition (numpy; faiss for neighbours)."""
+"""How good a tokenizer is: every figure with its definition."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from models.neighbours import Neighbours, find_neighbours
+
+_BLOCK_ROWS = 4096
 
 DEFINITIONS = {
     "used_codes": "codes of the level that at least one item has",
@@ -37,23 +40,25 @@ DEFINITIONS = {
 
 def code_use(codes: np.ndarray, codebook_sizes: Sequence[int]) -> list[dict[str, float]]:
     """Returns used codes, perplexity / K and Gini per level of (N, L) codes."""
-    levels = []
-    for column, size in zip(codes.T, codebook_sizes, strict=True):
-        counts = np.bincount(column, minlength=size).astype(np.float64)
-        share = counts[counts > 0] / max(1.0, counts.sum())
-        ascending = np.sort(counts)
-        rank = np.arange(1, size + 1)
-        total = counts.sum()
-        gini = (2 * (rank * ascending).sum() / (size * total) - (size + 1) / size) if total else 0.0
-        levels.append(
-            {
-                "codebook_size": int(size),
-                "used_codes": int((counts > 0).sum()),
-                "perplexity_share": float(np.exp(-(share * np.log(share)).sum()) / size),
-                "gini": float(gini),
-            }
-        )
-    return levels
+    return [
+        use_of_counts(np.bincount(column, minlength=size))
+        for column, size in zip(codes.T, codebook_sizes, strict=True)
+    ]
+
+
+def use_of_counts(counts: np.ndarray) -> dict[str, float]:
+    """Returns the same of one level, from the items of each of its K codes."""
+    size, total = len(counts), int(counts.sum())
+    share = counts[counts > 0] / max(1.0, total)
+    rank = np.arange(1, size + 1)
+    ascending = np.sort(counts).astype(np.float64)
+    gini = (2 * (rank * ascending).sum() / (size * total) - (size + 1) / size) if total else 0.0
+    return {
+        "codebook_size": size,
+        "used_codes": int((counts > 0).sum()),
+        "perplexity_share": float(np.exp(-(share * np.log(share)).sum()) / size),
+        "gini": float(gini),
+    }
 
 
 def collisions(keys: np.ndarray) -> dict[str, float]:
@@ -83,9 +88,15 @@ def collisions_of_counts(counts: np.ndarray) -> dict[str, float]:
 
 def one_minus_r2(embeddings: np.ndarray, decoded: np.ndarray) -> float:
     """Returns the unexplained share of variance; 0 when all embeddings are equal and exact."""
-    wide = embeddings.astype(np.float64)
-    spread = float(((wide - wide.mean(axis=0)) ** 2).sum())
-    error = float(((wide - decoded) ** 2).sum())
+    total = np.zeros(embeddings.shape[1])
+    for block in _blocks(len(embeddings)):
+        total += embeddings[block].sum(axis=0, dtype=np.float64)
+    mean = total / max(1, len(embeddings))
+    spread = error = 0.0
+    for block in _blocks(len(embeddings)):
+        wide = embeddings[block].astype(np.float64)
+        spread += float(((wide - mean) ** 2).sum())
+        error += float(((wide - decoded[block]) ** 2).sum())
     return error / spread if spread > 0 else float(error > 0)
 
 
@@ -118,46 +129,6 @@ def code_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | None]
     unit = _unit(embeddings)
     everything = np.zeros(len(codes), np.int64)
     return [_mean_cosine(unit, group_by_value(group)) for group in (everything, *codes.T)]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Neighbours:
-    """Which items are nearest to some of them.
-
-    Attributes:
-      asked: (n,) rows of the items asked.
-      nearest: (n, k) rows of the others nearest to each by cosine; n is 0 for fewer than two items.
-    """
-
-    asked: np.ndarray
-    nearest: np.ndarray
-
-
-def find_neighbours(
-    embeddings: np.ndarray, neighbours: int = 10, sample: int = 5_000
-) -> Neighbours:
-    """Finds nearest neighbours by exhaustive search.
-
-    Args:
-      embeddings: (N, D), non-zero rows.
-      neighbours: k, lowered to N - 1.
-      sample: items asked, evenly spaced over the rows; all when there are fewer.
-    """
-    import faiss  # here and below: 0.25 s together, which only a command that measures should take
-
-    count = len(embeddings)
-    k = min(neighbours, count - 1)
-    if k < 1:
-        return Neighbours(np.empty(0, np.int64), np.empty((0, 0), np.int64))
-    unit = np.ascontiguousarray(_unit(embeddings), dtype=np.float32)
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit)
-    asked = np.unique(np.linspace(0, count - 1, min(sample, count)).astype(np.int64))
-    found = index.search(unit[asked], k + 1)[1]
-    # With identical embeddings an item need not come first in its own list.
-    other = found != asked[:, None]
-    other[other.all(axis=1), -1] = False
-    return Neighbours(asked, found[other].reshape(len(asked), k))
 
 
 def neighbourhood(codes: np.ndarray, neighbours: Neighbours) -> list[float]:
@@ -207,14 +178,23 @@ def category_agreement(
       depth: categories compared.
       length: codes shared.
     """
-    labels: dict[tuple[str, ...], int] = {}
-    category = np.array(
-        [labels.setdefault(tuple((path or ())[:depth]), len(labels)) for path in paths], np.int64
+    return _agreement(group_by_value(codes[:, :length]), _number_categories(paths, depth))
+
+
+def _number_categories(paths: Sequence[Sequence[str] | None], depth: int) -> np.ndarray:
+    """Numbers the first categories of paths, in order of appearance."""
+    numbers: dict[tuple[str, ...], int] = {}
+    return np.array(
+        [numbers.setdefault(tuple((path or ())[:depth]), len(numbers)) for path in paths], np.int64
     )
+
+
+def _agreement(group: np.ndarray, category: np.ndarray) -> dict[str, float | None]:
+    """Returns how often pairs of one group, and all pairs, are of one category."""
     by_category = np.bincount(category).astype(np.float64)
-    group = group_by_value(codes[:, :length])
     by_group = np.bincount(group).astype(np.float64)
-    both = np.unique(group * len(labels) + category, return_counts=True)[1].astype(np.float64)
+    pairs_of = group * len(by_category) + category
+    both = np.unique(pairs_of, return_counts=True)[1].astype(np.float64)
     pairs = (by_group * (by_group - 1)).sum()
     all_pairs = float(len(category)) * (len(category) - 1)
     return {
@@ -277,18 +257,17 @@ def quality(
         document["collisions_floor"] = collisions(np.array(list(content_hashes), dtype=np.bytes_))
     if category_paths is not None and any(category_paths):
         depths = min(4, max(len(path) for path in category_paths if path))
-        places = [(depth, n) for depth in range(1, depths + 1) for n in range(1, levels + 1)]
-        if hierarchical:
-            document["category_agreement"] = [
-                {"depth": depth, "prefix": n} | category_agreement(codes, category_paths, depth, n)
-                for depth, n in places
-            ]
-        else:
-            document["code_category_agreement"] = [
-                {"depth": depth, "codebook": n}
-                | category_agreement(codes[:, n - 1 : n], category_paths, depth, 1)
-                for depth, n in places
-            ]
+        unit, key = ("prefix", "category_agreement")
+        groups = [group_by_value(codes[:, :n]) for n in range(1, levels + 1)]
+        if not hierarchical:
+            unit, key = ("codebook", "code_category_agreement")
+            groups = [group_by_value(column) for column in codes.T]
+        document[key] = [
+            {"depth": depth, unit: n} | _agreement(group, category)
+            for depth in range(1, depths + 1)
+            for category in [_number_categories(category_paths, depth)]
+            for n, group in enumerate(groups, start=1)
+        ]
     document["definitions"] = DEFINITIONS
     return document
 
@@ -356,5 +335,15 @@ def _group_sums(
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:
-    wide = np.asarray(embeddings, dtype=np.float64)
-    return wide / np.sqrt(np.einsum("nd,nd->n", wide, wide))[:, None]
+    """Returns (N, D) float64 rows of unit length."""
+    unit = np.empty(embeddings.shape)
+    for block in _blocks(len(embeddings)):
+        wide = embeddings[block].astype(np.float64)
+        unit[block] = wide / np.sqrt(np.einsum("nd,nd->n", wide, wide))[:, None]
+    return unit
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Cuts rows into stretches whose float64 copies stay small."""
+    for start in range(0, count, _BLOCK_ROWS):
+        yield slice(start, start + _BLOCK_ROWS)

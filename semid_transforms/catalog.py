@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +38,16 @@ def read_column(items: pa.ChunkedArray, catalog: Sequence[str], column: str) -> 
       catalog: paths of `catalog` parts, at least one.
       column: of `schemas.tables.CATALOG`.
     """
-    table = pa.concat_tables(files.read_table(part, ["item_id", column]) for part in catalog)
-    rows = pc.index_in(items.combine_chunks(), value_set=table["item_id"].combine_chunks())
-    return table[column].combine_chunks().take(rows)
+    wanted = items.combine_chunks().dictionary_encode()
+    found, position = [], np.full(len(wanted.dictionary), -1)
+    seen = 0
+    for part in catalog:
+        table = files.read_table(part, ["item_id", column])
+        # A small set is asked for many ids: the set of all ids would take ten times as long.
+        number = pc.index_in(table["item_id"].combine_chunks(), value_set=wanted.dictionary)
+        rows = np.flatnonzero(number.is_valid().to_numpy(zero_copy_only=False))
+        position[number.drop_null().to_numpy()] = seen + np.arange(len(rows))
+        found.append(table[column].combine_chunks().take(pa.array(rows)))
+        seen += len(rows)
+    places = position[wanted.indices.to_numpy()]
+    return pa.concat_arrays(found).take(pa.array(places, mask=places < 0))

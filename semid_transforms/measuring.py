@@ -9,17 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from models.metrics import (
-    DEFINITIONS,
-    code_use,
-    collisions,
-    collisions_of_counts,
-    find_neighbours,
-    kept,
-    quality,
-)
+from models.metrics import DEFINITIONS, kept, quality, use_of_counts
+from models.neighbours import find_neighbours
 from models.quantizer import Quantizer
 from models.sid import SidLayout
 from schemas.arrays import bytes_from_fixed_binary, keys_from_fixed_binary, matrix_from_list
@@ -27,6 +19,7 @@ from schemas.tables import Placement
 from semid_transforms import files
 from semid_transforms.catalog import read_categories
 from semid_transforms.embedding import find_embeddings
+from semid_transforms.item_counts import count_items
 
 _BLOCK_ROWS = 4096
 
@@ -118,47 +111,47 @@ def measure(
       A document ready for JSON: `before` and `after` collision resolution, `placements`, and
       `definitions`.
     """
+    counts = count_items(items, quantizer.codebook_sizes)
     sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
     neighbours = find_neighbours(sample.embeddings)
-    placements = pc.value_counts(_column(items, "placement"))
-    count = pc.sum(placements.field("counts")).as_py() or 0
-    document: dict[str, Any] = {"items": count, "sampled_items": len(sample.item_ids)}
-    for name, column, codes in (
-        ("before", "base_codes", sample.base_codes),
-        ("after", "codes", sample.codes),
+    document: dict[str, Any] = {"items": counts.items, "sampled_items": len(sample.item_ids)}
+    decoded = np.empty((len(sample.base_codes), quantizer.embedding_dim), np.float32)
+    stale = np.arange(len(decoded))
+    for name, codes, counted in (
+        ("before", sample.base_codes, counts.before),
+        ("after", sample.codes, counts.after),
     ):
+        _decode_rows(quantizer, codes, stale, decoded)
         measured = quality(
             codes,
             quantizer.codebook_sizes,
             sample.embeddings,
-            decoded=_decoded(quantizer, codes),
+            decoded=decoded,
             category_paths=sample.category_paths,
             hierarchical=quantizer.hierarchical,
             neighbours=neighbours,
         )
-        every = matrix_from_list(_column(items, column), quantizer.num_levels)
-        measured["items"] = count
-        measured["levels"] = code_use(every, quantizer.codebook_sizes)
-        measured["collisions"] = collisions(every)
+        measured["items"] = counts.items
+        measured["levels"] = [use_of_counts(used) for used in counted.use]
+        measured["collisions"] = counted.collisions
         measured.pop("definitions")
         document[name] = measured
-    document["after"]["shared_sids"] = collisions(_column(items, "sid").to_numpy())
-    contents = pc.value_counts(_column(items, "content_hash")).field("counts").to_numpy()
-    document["collisions_floor"] = collisions_of_counts(contents)
-    counts = {row["values"]: row["counts"] for row in placements.to_pylist()}
-    document["placements"] = {name.value: counts.get(name.value, 0) for name in Placement}
-    document["distinct_contents"] = len(contents)
+        stale = np.flatnonzero((sample.base_codes != sample.codes).any(axis=1))
+    document["after"]["shared_sids"] = counts.shared_sids
+    document["collisions_floor"] = counts.contents
+    document["placements"] = {name.value: counts.placements[name.value] for name in Placement}
+    document["distinct_contents"] = counts.distinct_contents
     document["definitions"] = DEFINITIONS
     return document
 
 
-def _decoded(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:
-    """Returns (n, D) reconstructions: float32 accuracy is plenty for a mean."""
-    blocks = [
-        quantizer.nearly_decode(codes[start : start + _BLOCK_ROWS])
-        for start in range(0, len(codes), _BLOCK_ROWS)
-    ]
-    return np.concatenate(blocks) if blocks else quantizer.nearly_decode(codes)
+def _decode_rows(
+    quantizer: Quantizer, codes: np.ndarray, rows: np.ndarray, decoded: np.ndarray
+) -> None:
+    """Reconstructs some rows of (n, L) codes in (n, D): float32 accuracy is plenty for a mean."""
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[start : start + _BLOCK_ROWS]
+        decoded[block] = quantizer.nearly_decode(codes[block])
 
 
 def smallest_keys(keys: np.ndarray, limit: int) -> np.ndarray:
@@ -174,11 +167,6 @@ def smallest_keys(keys: np.ndarray, limit: int) -> np.ndarray:
     few = np.flatnonzero(leading <= np.partition(leading, limit - 1)[limit - 1])
     order = np.argsort(np.ascontiguousarray(keys[few]).view("S16").reshape(-1), kind="stable")
     return np.sort(few[order[:limit]])
-
-
-def _column(parts: Sequence[str], name: str) -> pa.ChunkedArray:
-    """Reads one column of many parts."""
-    return pa.concat_tables(files.read_table(part, [name]) for part in parts)[name]
 
 
 def measure_kept(changes: Sequence[str], before: SidLayout, after: SidLayout) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models import metrics
+from models.neighbours import find_neighbours
 
 CODES = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 0]])
 EMBEDDINGS = np.array([[1, 0], [1, 0], [0, 1], [0, -2], [1, 1]], "f4")
@@ -51,18 +52,18 @@ def test_one_minus_r2():
 def test_neighbourhood():
     rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "f4")
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
-    assert metrics.neighbourhood(codes, metrics.find_neighbours(rows, 1)) == [1.0, 0.5]
-    assert metrics.neighbourhood(codes, metrics.find_neighbours(rows, 9)) == [
+    assert metrics.neighbourhood(codes, find_neighbours(rows, 1)) == [1.0, 0.5]
+    assert metrics.neighbourhood(codes, find_neighbours(rows, 9)) == [
         pytest.approx(1 / 3),
         1 / 6,
     ]
-    assert metrics.neighbourhood(codes[:1], metrics.find_neighbours(rows[:1])) == [0.0, 0.0]
+    assert metrics.neighbourhood(codes[:1], find_neighbours(rows[:1])) == [0.0, 0.0]
 
 
 def test_neighbourhood_does_not_count_an_item_as_its_own_neighbour():
     same = np.ones((30, 4), "f4")
     codes = np.arange(30)[:, None]
-    assert metrics.neighbourhood(codes, metrics.find_neighbours(same, 5)) == [0.0]
+    assert metrics.neighbourhood(codes, find_neighbours(same, 5)) == [0.0]
 
 
 def test_parallel_codebooks_are_measured_one_by_one():
@@ -77,11 +78,11 @@ def test_parallel_codebooks_are_measured_one_by_one():
     rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "f4")
     codes = np.array([[0, 7], [1, 7], [2, 3], [2, 3]])
     # An equal second code counts although the first codes differ.
-    assert metrics.neighbours_sharing(codes, metrics.find_neighbours(rows, 1)) == [1.0, 0.5]
-    assert metrics.neighbourhood(codes, metrics.find_neighbours(rows, 1)) == [0.5, 0.5]
-    assert metrics.neighbours_sharing(codes[:1], metrics.find_neighbours(rows[:1])) == [0.0, 0.0]
+    assert metrics.neighbours_sharing(codes, find_neighbours(rows, 1)) == [1.0, 0.5]
+    assert metrics.neighbourhood(codes, find_neighbours(rows, 1)) == [0.5, 0.5]
+    assert metrics.neighbours_sharing(codes[:1], find_neighbours(rows[:1])) == [0.0, 0.0]
     paths = [["a"], ["a"], ["b"], ["b"], ["b"]]
-    known = metrics.find_neighbours(EMBEDDINGS)
+    known = find_neighbours(EMBEDDINGS)
     document = metrics.quality(CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False)
     assert document == metrics.quality(
         CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False, neighbours=known
