@@ -55,6 +55,11 @@ def exact_dot(rows: SplitRows, others: SplitRows) -> np.ndarray:
     Returns:
       (N, M) float64.
     """
-    small = rows.high @ others.low.T + rows.low @ others.high.T
-    total = rows.high @ others.high.T + np.ldexp(small, -rows.bits)
-    return np.ldexp(total, -2 * rows.bits) * rows.scale * others.scale.T
+    # Multiplying by a power of two rounds nothing, and ldexp takes ten times as long.
+    total = rows.high @ others.low.T
+    total += rows.low @ others.high.T
+    total *= 2.0**-rows.bits
+    total += rows.high @ others.high.T
+    total *= 2.0 ** (-2 * rows.bits) * rows.scale
+    total *= others.scale.T
+    return total

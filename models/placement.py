@@ -27,11 +27,16 @@ def equal_rows(vectors: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
     words = vectors.view(np.uint32)
-    odd = _MIX * np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64)
+    place = _MIX * np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64)
     digest = np.asarray(wanted).astype(np.uint64) * _MIX
     for start in range(0, len(words), 8192):
         block = slice(start, start + 8192)
-        digest[block] += (words[block].astype(np.uint64) * odd).sum(axis=1, dtype=np.uint64)
+        # Words of rounded vectors differ in few bits: a sum of multiples of them would often meet
+        # another. Folding the high half down between two products leaves chance alone.
+        mixed = (words[block] + place) * _MIX
+        mixed ^= mixed >> np.uint64(32)
+        mixed *= _MIX
+        digest[block] += mixed.sum(axis=1, dtype=np.uint64)
     _, first, groups = np.unique(digest, return_index=True, return_inverse=True)
     representative = first[groups]
     for start in range(0, len(words), 8192):
@@ -82,6 +87,47 @@ def assign_codes(
         given = np.lexsort((chosen, price, groups))
         chosen[np.argsort(groups, kind="stable")] = chosen[given]
     return chosen
+
+
+def assign_apart(
+    costs: np.ndarray, wanted: np.ndarray, free: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solves many small assignment problems at once, those in which nobody gets in another's way.
+
+    Of the rows that want one free code the one that would pay most for another keeps it, and the
+    others move to their cheapest codes. Where all these codes differ nothing can cost less, and
+    `assign_codes` would find the same.
+
+    Args:
+      costs: (m, K) float64, as for `assign_codes`.
+      wanted: (m,) the code row i has now.
+      free: (G, K) bool, of each group.
+      group: (m,) ascending group numbers.
+
+    Returns:
+      (m,) int64 codes, and (G,) bool, True for the groups that are solved; the codes of the others
+      mean nothing.
+    """
+    rows, size = np.arange(len(costs)), costs.shape[1]
+    room = free.copy()
+    room[group, wanted] = False
+    offered = np.where(room[group], costs, np.inf)
+    chosen = offered.argmin(axis=1)
+    price = offered[rows, chosen]
+    asked = group * size + wanted
+    # Of equal rows the first keeps, as in `assign_codes`.
+    dearest = np.lexsort((rows, -price, asked))
+    first = np.diff(asked[dearest], prepend=-1) != 0
+    keeping = np.zeros(len(costs), bool)
+    keeping[dearest[first]] = True
+    keeping &= free[group, wanted]
+    chosen[keeping] = wanted[keeping]
+    moving = np.flatnonzero(~keeping)
+    taken = np.sort(group[moving] * size + chosen[moving])
+    solved = np.ones(len(free), bool)
+    solved[taken[1:][taken[1:] == taken[:-1]] // size] = False
+    solved[group[moving[np.isinf(price[moving])]]] = False
+    return chosen, solved
 
 
 def fill_rounds(

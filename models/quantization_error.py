@@ -6,8 +6,8 @@ import numpy as np
 
 from models.quantizer import Quantizer
 
-ERROR_BITS = 10
-"""Significant bits of a quantization error: a thousandth of it, at most."""
+ERROR_BITS = 8
+"""Significant bits of a quantization error: it is off by a two-hundred-and-fiftieth, at most."""
 
 # `nearly_decode` differs from `decode` by at most this share of the lengths of embedding and
 # reconstruction. Decoders of width 768 were measured within 4e-7.
@@ -22,7 +22,7 @@ def quantization_errors(
 
     Reconstructions that depend on nothing but the codes take float64 products, three times the work
     of encoding. So the distance is computed in float32 and rounded to `ERROR_BITS` significant
-    bits; only where what float32 leaves open would round either way, for about one row in thirty,
+    bits; only where what float32 leaves open would round either way, for one row in a hundred,
     is it computed from `quantizer.decode`.
 
     Args:

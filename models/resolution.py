@@ -8,7 +8,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from models.placement import BLOCK_ENTRIES, UNPLACED, assign_codes, equal_rows, fill_rounds
+from models.placement import (
+    BLOCK_ENTRIES,
+    UNPLACED,
+    assign_apart,
+    assign_codes,
+    equal_rows,
+    fill_rounds,
+)
 from models.residuals import ResidualCodebooks
 from models.sid import SidLayout, format_codes
 
@@ -200,28 +207,30 @@ def _reassign(
     """Places sorted rows; returns (M, L) codes and (M,) stages, rows left over as `_SUFFIXED`."""
     base, last, size = rows.base, layout.num_levels - 1, layout.codebook_sizes[-1]
     bits = layout.level_bits[-1]
-    codes, tuples = base.copy(), np.unique(layout.prefixes(occupied, layout.num_levels))
+    codes, tuples = base.copy(), layout.prefixes(occupied, layout.num_levels)
+    tuples = tuples[_runs(tuples)[0]]
     parents = layout.prefixes(layout.pack(base), last)
     starts, ends = _runs(parents)
     limit = max(ASSIGNMENT_LIMIT, BLOCK_ENTRIES // max(size, rows.latents.shape[1]))
     for first, stop in _blocks(ends, limit):
         low, high = starts[first], ends[stop - 1]
-        large = ends[first] - low > ASSIGNMENT_LIMIT
-        if not large:
-            vectors = rows.vectors(np.arange(low, high))
-            groups = equal_rows(vectors, layout.pack(base[low:high]))
-            # Distances once per distinct row: catalogs repeat texts.
-            _, sample, groups = np.unique(groups, return_index=True, return_inverse=True)
-            costs = books.costs(vectors[sample], base[low + sample], last)
-            costs -= np.take_along_axis(costs, base[low + sample, last:].astype(np.int64), axis=1)
-        for start, end in zip(starts[first:stop], ends[first:stop], strict=True):
-            free = np.ones(size, bool)
-            free[_below(tuples, parents[start], bits)] = False
-            if large:
-                codes[start:end, last] = _place_many(rows, np.arange(start, end), books, free)
-                continue
-            here, wanted = slice(start - low, end - low), base[start:end, last]
-            codes[start:end, last] = assign_codes(costs[groups[here]], wanted, free, groups[here])
+        free = _free_codes(tuples, parents[starts[first:stop]], bits, size)
+        if ends[first] - low > ASSIGNMENT_LIMIT:
+            codes[low:high, last] = _place_many(rows, np.arange(low, high), books, free[0])
+            continue
+        vectors = rows.vectors(np.arange(low, high))
+        # Distances once per distinct row: catalogs repeat texts.
+        kind = equal_rows(vectors, layout.pack(base[low:high]))
+        _, sample, kind = np.unique(kind, return_index=True, return_inverse=True)
+        costs = books.costs(vectors[sample], base[low + sample], last)
+        costs -= np.take_along_axis(costs, base[low + sample, last:].astype(np.int64), axis=1)
+        wanted = base[low:high, last].astype(np.int64)
+        run = np.repeat(np.arange(stop - first), ends[first:stop] - starts[first:stop])
+        chosen, solved = assign_apart(costs[kind], wanted, free, run)
+        for number in np.flatnonzero(~solved):
+            here = slice(starts[first + number] - low, ends[first + number] - low)
+            chosen[here] = assign_codes(costs[kind[here]], wanted[here], free[number], kind[here])
+        codes[low:high, last] = chosen
     stage = np.where(codes[:, last] == base[:, last], _NEAREST, _REASSIGNED).astype(np.int8)
     stage[codes[:, last] == UNPLACED] = _SUFFIXED
     if last > 0:
@@ -373,6 +382,18 @@ def _below(tuples: np.ndarray, prefix: np.uint64, bits: int) -> np.ndarray:
     first = np.uint64(prefix) << np.uint64(bits) if bits < 64 else np.uint64(0)
     begin, end = np.searchsorted(tuples, first), np.searchsorted(tuples, first | mask, "right")
     return (tuples[begin:end] & mask).astype(np.int64)
+
+
+def _free_codes(tuples: np.ndarray, prefixes: np.ndarray, bits: int, size: int) -> np.ndarray:
+    """Returns (G, size) bool, which last codes no tuple has under each of G ascending prefixes."""
+    above = tuples >> np.uint64(bits)
+    begin = np.searchsorted(above, prefixes)
+    count = np.searchsorted(above, prefixes, "right") - begin
+    run = np.repeat(np.arange(len(prefixes)), count)
+    at = np.arange(len(run)) + np.repeat(begin - np.append(0, np.cumsum(count)[:-1]), count)
+    free = np.ones((len(prefixes), size), bool)
+    free[run, (tuples[at] & np.uint64((1 << bits) - 1)).astype(np.int64)] = False
+    return free
 
 
 def _runs(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

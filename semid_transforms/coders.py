@@ -34,6 +34,14 @@ class RecordBatchCoder(Coder):
         with pa.ipc.open_stream(encoded) as reader:
             return reader.read_next_batch()
 
+    def estimate_size(self, value: pa.RecordBatch) -> int:
+        """Returns the batch's bytes in memory.
+
+        Beam samples the sizes of what stages pass on. Left to itself it encodes a batch to know,
+        one of embeddings too that nothing else would encode.
+        """
+        return int(value.nbytes)
+
     def is_deterministic(self) -> bool:
         """False: a RecordBatch is never used as a key."""
         return False

@@ -77,7 +77,7 @@ def assign_codes(batch: pa.RecordBatch, quantizer: Quantizer) -> pa.RecordBatch:
 
     Returns:
       `coded_schema`, N rows. The quantization error is the squared distance between the embedding
-      and its reconstruction from the base codes, to 10 significant bits. Where collisions are
+      and its reconstruction from the base codes, to 8 significant bits. Where collisions are
       resolved on something else than the embedding there is one column more, `latent`.
 
     Raises:

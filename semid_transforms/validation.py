@@ -118,12 +118,14 @@ def validate(
     valid[list(problems)] = False
     kept = pa.array(np.flatnonzero(valid))
     texts = texts.take(kept)
+    if problems:  # else a copy of every vector would be for nothing
+        vectors = vectors[valid]
     if embedding is None:
         hashes = hash_texts(texts)
     elif embedding.text:
-        hashes = hash_fused(texts, vectors[valid])
+        hashes = hash_fused(texts, vectors)
     else:
-        hashes = hash_vectors(vectors[valid])
+        hashes = hash_vectors(vectors)
     titles = titles.take(kept)
     parsed = pa.RecordBatch.from_arrays(
         [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models import resolution
 from models.exact_products import exact_dot, split_rows
-from models.placement import assign_codes, equal_rows, fill_rounds
+from models.placement import assign_apart, assign_codes, equal_rows, fill_rounds
 from models.resolution import resolve, settle
 from models.sid import SidLayout
 
@@ -292,3 +292,33 @@ def test_fill_rounds_respects_room_over_blocks(monkeypatch):
     chosen = fill_rounds(lambda rows: (costs, kind[rows]), len(kind), room)
     assert chosen.tolist() == [0, 3, 0, 1, 3, -1, -1]
     assert not room.any()
+
+
+def test_equal_rows_tells_rounded_vectors_apart():
+    random = np.random.default_rng(0)
+    rows = random.integers(-40, 40, (4000, 32)) / np.float32(32)
+    rows = np.concatenate([rows, rows[:50]]).astype(np.float32)
+    groups = equal_rows(rows, np.zeros(len(rows), np.int64))
+    assert len(np.unique(groups)) == 4000  # as many rows as groups: two digests have met
+    assert (groups[-50:] == groups[:50]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_problems_solved_side_by_side_have_the_solutions_they_have_alone(seed):
+    random = np.random.default_rng(seed)
+    size, runs = 12, np.repeat(np.arange(40), random.integers(1, 7, 40))
+    kind = np.arange(len(runs))
+    twins = np.flatnonzero((random.random(len(runs)) < 0.3) & (runs == np.roll(runs, 1)))
+    kind[twins] -= 1
+    wanted = random.integers(0, 5, len(runs))[kind]
+    costs = random.random((len(runs), size))[kind]
+    costs[np.arange(len(runs)), wanted] = 0.0
+    free = random.random((40, size)) < 0.8
+    free[3] = False
+    chosen, solved = assign_apart(costs, wanted, free, runs)
+    assert 10 < solved.sum() < 40
+    for run in np.flatnonzero(solved):
+        here = runs == run
+        alone = assign_codes(costs[here], wanted[here], free[run], kind[here])
+        assert (chosen[here] == alone).all()
