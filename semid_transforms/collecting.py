@@ -126,7 +126,8 @@ class _CollectPart(beam.DoFn):
         vectors = read_vectors(split, wanted, reader.input, reader.shards, reader.embedding)
         beam.metrics.Metrics.counter("embed", "rows-in").inc(rows.num_rows)
         bounds = np.cumsum([0, *reader.embedding.widths])
-        for column, start, stop in zip(reader.embedding.columns, bounds, bounds[1:], strict=False):
+        columns = list(zip(reader.embedding.columns, bounds, bounds[1:], strict=False))
+        for column, start, stop in columns[len(columns) - reader.embedding.optional :]:
             absent = int((~vectors[:, start:stop].any(axis=1)).sum())
             beam.metrics.Metrics.counter("embed", f"rows-without-{column}").inc(absent)
         if reader.embedding.text:

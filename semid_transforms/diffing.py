@@ -28,6 +28,8 @@ from semid_transforms.hashing import hash_shards, item_hashes
 from semid_transforms.metering import Meter
 from semid_transforms.routing import Router, gather
 
+_CHANGES = pa.array([Change.NEW.value, Change.UPDATED.value, Change.MOVED.value])
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaving:
@@ -122,17 +124,14 @@ def find_changed(
         moved = live & ~updated
 
     changing = ~live | updated | moved
-    change = np.select(
-        [updated, moved], [Change.UPDATED.value, Change.MOVED.value], Change.NEW.value
-    )
-    change = change[changing]
+    change = np.select([updated, moved], [1, 2], 0)[changing]
     moving = pa.array(changing)
     now, then = kept.filter(moving), before.filter(moving)
     schema = changed_schema(parent.schema.field("sid").type)
     return pa.RecordBatch.from_arrays(
         [
             *(now[name] for name in ("item_id", "content_hash", "text", "source", "split", "row")),
-            pa.array(change.tolist(), pa.string()),
+            _CHANGES.take(pa.array(change)),
             then["sid"],
             then["base_sid"],
         ],

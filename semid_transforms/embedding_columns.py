@@ -298,7 +298,8 @@ def read_vectors(
         if bad:
             good = ~np.isin(place, list(bad))
             place, targets = place[good], targets[good]
-        vectors[targets] = matrix[place]
+        every = np.array_equal(place, np.arange(len(matrix)))
+        vectors[targets] = matrix if every else matrix[place]
         found[targets] = True
     if not found.all():
         raise ValueError(

@@ -116,7 +116,7 @@ def retired_rows(retired: pa.RecordBatch) -> pa.RecordBatch:
     columns = {
         "item_id": retired["item_id"],
         "content_hash": retired["content_hash"],
-        "change": pa.array([Change.RETIRED.value] * rows, pa.string()),
+        "change": pa.repeat(pa.scalar(Change.RETIRED.value), rows),
         "sid": retired["sid"],
         "base_sid": retired["base_sid"],
     }
@@ -213,7 +213,7 @@ class _ReadPart(beam.DoFn):
             )
         for name in origin.schema.names:
             table = table.append_column(origin.schema.field(name), origin[name])
-        table = table.append_column("part", pa.array([part] * table.num_rows, pa.string()))
+        table = table.append_column("part", pa.repeat(pa.scalar(part), table.num_rows))
         yield from table.combine_chunks().to_batches()
 
 

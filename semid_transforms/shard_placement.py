@@ -383,7 +383,10 @@ def _item_rows(
     before = pc.index_in(staying["item_id"], value_set=parent.items["item_id"])
     first = parent.items["first_generation"].take(before)
     first = pc.if_else(pc.equal(staying["role"], PIN), first, None)
-    now = pa.array([stamp.time] * rows, schema.field("event_timestamp").type)
+    now = pa.repeat(pa.scalar(stamp.time, schema.field("event_timestamp").type), rows)
+    unlabelled = pa.ListArray.from_arrays(
+        pa.array(np.zeros(rows + 1, np.int32)), pa.array([], pa.string())
+    )
     return pa.RecordBatch.from_arrays(
         [
             staying["item_id"],
@@ -391,14 +394,14 @@ def _item_rows(
             list_from_matrix(placed.codes, pa.int32()),
             staying["base_codes"],
             pa.array(placed.suffix, pa.int32()),
-            pa.array(placed.placement.tolist(), pa.string()),
+            pa.array(placed.placement, pa.string()),
             staying["quantization_error"],
             staying["content_hash"],
-            pa.array([stamp.tokenizer_id] * rows, pa.string()),
+            pa.repeat(pa.scalar(stamp.tokenizer_id), rows),
             pc.fill_null(first, stamp.generation),
             now,
             now,
-            pa.array([[]] * rows, schema.field("path_labels").type),  # filled when all are placed
+            unlabelled.cast(schema.field("path_labels").type),  # filled when all are placed
         ],
         schema=schema,
     )
@@ -424,8 +427,8 @@ def _reserve(
             leaving["sid"],
             leaving["base_sid"],
             leaving["content_hash"],
-            pa.array([stamp.generation] * rows, pa.string()),
-            pa.array([stamp.time] * rows, schema.field("retired_timestamp").type),
+            pa.repeat(pa.scalar(stamp.generation), rows),
+            pa.repeat(pa.scalar(stamp.time, schema.field("retired_timestamp").type), rows),
         ],
         schema=schema,
     )
@@ -444,13 +447,13 @@ def _changes(
     updated = mask_from_bool(pc.equal(staying["change"], Change.UPDATED.value))
     moved = updated & (sids.astype(np.uint64) != _numbers(pc.fill_null(staying["sid"], 0)))
     moved &= identity.leaves is None  # between two ID spaces every number moves
-    change = np.where(moved, Change.MOVED.value, np.array(staying["change"].to_pylist(), object))
+    change = pc.if_else(pa.array(moved), Change.MOVED.value, staying["change"])
     merged = pa.concat_batches(
         [
             pa.RecordBatch.from_arrays(
                 [
                     staying["item_id"],
-                    pa.array(change.tolist(), pa.string()),
+                    change,
                     staying["sid"],
                     pa.array(sids, identity.sid_type),
                 ],
@@ -459,7 +462,7 @@ def _changes(
             pa.RecordBatch.from_arrays(
                 [
                     retired["item_id"],
-                    pa.array([Change.RETIRED.value] * retired.num_rows, pa.string()),
+                    pa.repeat(pa.scalar(Change.RETIRED.value), retired.num_rows),
                     retired["sid"],
                     pa.nulls(retired.num_rows, identity.sid_type),
                 ],
