@@ -224,15 +224,31 @@ def count_windows(
         packed = np.zeros(len(codes), np.uint64)
         for offset, size in enumerate(sizes):
             packed = packed * np.uint64(size) + codes[:, column.start + offset].astype(np.uint64)
-        new, new_counts = np.unique(packed, return_counts=True)
-        numbers, inverse = np.unique(np.concatenate([numbers, new]), return_inverse=True)
-        counts, old = np.zeros(len(numbers), np.int64), counts
-        np.add.at(counts, inverse, np.concatenate([old, new_counts]))
+        packed.sort()
+        first = np.flatnonzero(np.append(True, packed[1:] != packed[:-1])[: len(packed)])
+        new, new_counts = packed[first], np.diff(np.append(first, len(packed)))
+        numbers, counts = _add_up(numbers, counts, new, new_counts)
         if column.start == 0 and len(numbers) > 1:  # the last one may go on in the next chunk
             yield _describe(numbers[:-1], counts[:-1], codebook_sizes, feature, position)
             numbers, counts = numbers[-1:], counts[-1:]
     if len(numbers):
         yield _describe(numbers, counts, codebook_sizes, feature, position)
+
+
+def _add_up(
+    numbers: np.ndarray, counts: np.ndarray, new: np.ndarray, new_counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joins two ascending lists of distinct numbers and adds the counts of those in both."""
+    place = np.searchsorted(numbers, new)
+    known = place < len(numbers)
+    known[known] = numbers[place[known]] == new[known]
+    counts = counts.copy()
+    counts[place[known]] += new_counts[known]
+    fresh = ~known
+    return (
+        np.insert(numbers, place[fresh], new[fresh]),
+        np.insert(counts, place[fresh], new_counts[fresh]),
+    )
 
 
 def _describe(

@@ -30,12 +30,19 @@ class Votes:
         if not len(node):
             empty = np.empty(0, np.int64)
             return cls(empty, empty, empty)
-        count = np.ones(len(node), np.int64) if count is None else count
         size = int(name.max()) + 1
-        pairs, inverse = np.unique(node * size + name, return_inverse=True)
-        totals = np.zeros(len(pairs), np.int64)
-        np.add.at(totals, inverse, count)
-        return cls(*np.divmod(pairs, size), totals)
+        pairs = node * size + name
+        if count is None:
+            pairs.sort()
+            starts = _starts(pairs)
+            totals = np.diff(np.append(starts, len(pairs)))
+        else:
+            order = np.argsort(pairs)
+            pairs = pairs[order]
+            starts = _starts(pairs)
+            totals = np.add.reduceat(count[order], starts)
+        node, name = np.divmod(pairs[starts], size)
+        return cls(node, name, totals)
 
     def join(self, other: Votes) -> Votes:
         """Adds two counts up."""
@@ -53,10 +60,20 @@ class Votes:
 
 def majority(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     """Returns the nodes that have votes and the most frequent name of each, ties to the first."""
-    order = np.lexsort((votes.name, -votes.count, votes.node))
-    node = votes.node[order]
-    first = np.flatnonzero(np.append(True, node[1:] != node[:-1])[: len(node)])
-    return node[first], votes.name[order[first]]
+    starts = _starts(votes.node)
+    if not len(starts):
+        return votes.node, votes.name
+    most = np.maximum.reduceat(votes.count, starts)
+    winners = np.flatnonzero(
+        votes.count == np.repeat(most, np.diff(np.append(starts, len(votes.node))))
+    )
+    first = winners[np.searchsorted(winners, starts)]
+    return votes.node[first], votes.name[first]
+
+
+def _starts(ascending: np.ndarray) -> np.ndarray:
+    """Returns where equal values of an ascending array begin."""
+    return np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
 
 
 def distinctive_terms(

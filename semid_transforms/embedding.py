@@ -91,18 +91,66 @@ def prepare_part(rows: pa.RecordBatch, part: str, known: Sequence[str] = ()) -> 
 def find_embeddings(parts: Sequence[str], hashes: pa.Array) -> pa.Array:
     """Looks up embeddings by content hash.
 
-    Parts are sorted by content hash: row groups whose range holds no wanted hash are not read. Of
-    the others the hashes are (16 bytes a row), and embeddings only where a wanted one is.
-
     Args:
       parts: paths of `embedding_schema` files.
-      hashes: N distinct content hashes.
+      hashes: N content hashes.
 
     Returns:
       (N,) list<float32>; null where no part has the content.
     """
     found: list[pa.Array] = []
     wanted: list[np.ndarray] = []
+    for rows, embeddings, places in _stored_embeddings(parts, hashes):
+        found.append(embeddings.take(pa.array(places)))
+        wanted.append(rows)
+    list_type = pa.list_(pa.float32())
+    if not found:
+        return pa.nulls(len(hashes), list_type)
+    position = np.full(len(hashes), -1)
+    position[np.concatenate(wanted)] = np.arange(sum(map(len, wanted)))
+    return pa.concat_arrays([array.cast(list_type) for array in found]).take(
+        pa.array(position, mask=position < 0)
+    )
+
+
+def read_embeddings(parts: Sequence[str], hashes: pa.Array, dim: int) -> np.ndarray:
+    """Looks up embeddings that are known to be there; takes the memory of what it returns.
+
+    Args:
+      parts: paths of `embedding_schema` files.
+      hashes: N content hashes.
+      dim: D.
+
+    Returns:
+      (N, D) float32.
+
+    Raises:
+      ValueError: no part has the content of a row, or its embedding has another length.
+    """
+    out = np.empty((len(hashes), dim), np.float32)
+    missing = np.ones(len(hashes), bool)
+    for rows, embeddings, places in _stored_embeddings(parts, hashes):
+        out[rows] = matrix_from_list(embeddings, dim)[places]
+        missing[rows] = False
+    if missing.any():
+        raise ValueError(
+            f"{missing.sum()} of {len(hashes)} rows have no embedding in {len(parts)} parts, "
+            f"row {int(missing.argmax())} first"
+        )
+    return out
+
+
+def _stored_embeddings(
+    parts: Sequence[str], hashes: pa.Array
+) -> Iterator[tuple[np.ndarray, pa.Array, np.ndarray]]:
+    """Finds content hashes in embedding parts, each in the first that has it.
+
+    Parts are sorted by content hash: row groups whose range holds no wanted hash are not read. Of
+    the others the hashes are (16 bytes a row), and embeddings only where a wanted one is.
+
+    Yields:
+      Rows of `hashes`, the embeddings of a row group, and where in them those of the rows are.
+    """
     missing = np.ones(len(hashes), bool)
     may_hold = holds_any(sorted(hashes.to_pylist()))
     for path in parts:
@@ -117,16 +165,8 @@ def find_embeddings(parts: Sequence[str], hashes: pa.Array) -> pa.Array:
                     continue
                 missing &= ~hit
                 embeddings = file.read_row_group(group, columns=["embedding"])["embedding"]
-                found.append(embeddings.combine_chunks().take(where.filter(pa.array(hit))))
-                wanted.append(np.flatnonzero(hit))
-    list_type = pa.list_(pa.float32())
-    if not found:
-        return pa.nulls(len(hashes), list_type)
-    position = np.zeros(len(hashes), np.int64)
-    position[np.concatenate(wanted)] = np.arange(sum(map(len, wanted)))
-    return pa.concat_arrays([array.cast(list_type) for array in found]).take(
-        pa.array(position, mask=missing)
-    )
+                places = where.filter(pa.array(hit)).to_numpy()
+                yield np.flatnonzero(hit), embeddings.combine_chunks(), places
 
 
 def embed_batch(batch: pa.RecordBatch, encoder: SentenceEncoder) -> pa.RecordBatch:

@@ -90,7 +90,7 @@ class FeatureColumns:
                 for piece in count_windows(chunks(), self.codebook_sizes, feature, position):
                     yield pa.RecordBatch.from_arrays(
                         [
-                            pa.array([feature.name] * len(piece.ids), pa.string()),
+                            pa.repeat(pa.scalar(feature.name), len(piece.ids)),
                             pa.array(piece.ids),
                             pa.array(np.full(len(piece.ids), position, np.int32)),
                             list_from_matrix(piece.codes, pa.int32()),

@@ -16,11 +16,14 @@ def item_hashes(item_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     Returns:
       (N,) uint64.
     """
-    blake2b = hashlib.blake2b
-    digests = b"".join(
-        blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids.to_pylist()
-    )
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+    # A copy of a fresh state takes half as long as a new one.
+    fresh = hashlib.blake2b(digest_size=8).copy
+    digests = []
+    for item_id in item_ids.cast(pa.binary()).to_numpy(zero_copy_only=False).tolist():
+        digest = fresh()
+        digest.update(item_id)
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def hash_shards(hashes: np.ndarray, num_shards: int) -> np.ndarray:

@@ -128,51 +128,57 @@ class Labelling:
 
 
 class _Index(beam.DoFn):
-    """Does one of the tasks of `IndexItems` that need no labels."""
+    """Does some of the tasks of `IndexItems`; "tree" returns the `nodes` parts."""
 
     def __init__(self, index: IndexItems):
         self._paths = index.paths
         self._layout = index.layout
         self._features = index.features
+        self._shared = index.shared
         self._leaves = index.leaves
+        self._nodes = index.node_inputs
 
-    def process(self, task: str) -> Iterator[str]:
-        meter = Meter("index", task)
-        started = meter.start()
-        paths = self._paths
+    def process(self, tasks: str, _: Sequence[str] = ()) -> Iterator[str]:
+        """Takes names of tasks, and what has to be written before."""
+        for task in tasks.split():
+            meter = Meter("index", task)
+            started = meter.start()
+            meter.done(started, *self._write(task))
+            if task == "tree":
+                folder = self._paths.output("nodes")
+                for depth in range(1, self._layout.num_levels + 1):
+                    yield files.join(folder, nodes_name(depth))
+
+    def _write(self, task: str) -> tuple[int, int]:
+        """Does a task and returns rows and bytes for its meter."""
+        if task == "tree":
+            return self._write_tree()
         if task == "ngrams":
-            vocabulary = paths.output("ngrams", "part-00000.parquet")
-            rows = write_vocabulary(paths.items, vocabulary, self._layout, self._features)
-        else:
-            quantizer = load_tokenizer(paths.tokenizer_folder)
-            document = measure(paths.items, paths.embeddings, paths.catalog, quantizer)
-            if self._leaves is not None:
-                document["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
-            files.write_bytes(paths.output("metrics.json"), metrics_bytes(document))
-            rows = document["items"]
-        meter.done(started, rows, 0)
-        yield task
+            return self._write_ngrams()
+        return self._write_metrics()
 
+    def _write_tree(self) -> tuple[int, int]:
+        """Writes trie and nodes, and returns how many nodes there are and the trie's bytes."""
+        paths = self._paths
+        path = paths.output("trie", "trie.safetensors")
+        with written_trie(paths.items, path, self._layout, self._shared) as trie:
+            write_nodes(trie, self._nodes, paths.output("nodes"))
+            return sum(trie.num_nodes), files.size(path)
 
-class _BuildTree(beam.DoFn):
-    """Writes the trie and the nodes; returns the `nodes` parts."""
+    def _write_ngrams(self) -> tuple[int, int]:
+        """Writes the n-gram vocabulary and returns its rows."""
+        path = self._paths.output("ngrams", "part-00000.parquet")
+        return write_vocabulary(self._paths.items, path, self._layout, self._features), 0
 
-    def __init__(self, paths: IndexPaths, layout: SidLayout, shared: bool):
-        self._paths = paths
-        self._layout = layout
-        self._shared = shared
-        self._meter = Meter("index", "tree")
-
-    def process(self, inputs: NodeInputs, _: Sequence[str]) -> Iterator[str]:
-        path = self._paths.output("trie", "trie.safetensors")
-        folder = self._paths.output("nodes")
-        started = self._meter.start()
-        with written_trie(self._paths.items, path, self._layout, self._shared) as trie:
-            write_nodes(trie, inputs, folder)
-            nodes = sum(trie.num_nodes)
-        self._meter.done(started, nodes, files.size(path))
-        for depth in range(1, self._layout.num_levels + 1):
-            yield files.join(folder, nodes_name(depth))
+    def _write_metrics(self) -> tuple[int, int]:
+        """Writes the quality table and returns how many items it is of."""
+        paths = self._paths
+        quantizer = load_tokenizer(paths.tokenizer_folder)
+        document = measure(paths.items, paths.embeddings, paths.catalog, quantizer)
+        if self._leaves is not None:
+            document["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
+        files.write_bytes(paths.output("metrics.json"), metrics_bytes(document))
+        return document["items"], 0
 
 
 class _LabelItems(beam.DoFn):
@@ -196,55 +202,11 @@ class _LabelItems(beam.DoFn):
 
 
 @dataclasses.dataclass
-class LabelItems(beam.PTransform):
-    """Builds trie and nodes, and labels items.
-
-    Takes `items` parts as (number, path); returns the parts it labelled, written to `labelled/`.
-    """
-
-    paths: IndexPaths
-    layout: SidLayout
-    shared: bool
-    labelling: Labelling
-
-    def expand(self, items: beam.PCollection[tuple[int, str]]) -> beam.PCollection[str]:
-        paths, labelling = self.paths, self.labelling
-        scratch = paths.scratch_folder
-        inputs = NodeInputs(
-            items=paths.items,
-            names_path=files.join(scratch, "names.parquet"),
-            named_folder=files.join(scratch, "named"),
-            by_category=labelling.by_category,
-            parent_nodes=() if labelling.every_row else labelling.parent_nodes,
-        )
-        shards = {int(files.base_name(p).split("-")[1].split(".")[0]): p for p in paths.catalog}
-        named = items | "NameRows" >> NameRows(
-            catalog=shards,
-            num_shards=labelling.num_shards,
-            by_category=labelling.by_category,
-            every_row=labelling.every_row,
-            names_path=inputs.names_path,
-            folder=inputs.named_folder,
-        )
-        nodes = (
-            items.pipeline
-            | "NodeInputs" >> beam.Create([inputs])
-            | "BuildTree"
-            >> beam.ParDo(
-                _BuildTree(paths, self.layout, self.shared), beam.pvalue.AsList(named)
-            ).with_output_types(str)
-        )
-        return items | "LabelItems" >> beam.ParDo(
-            _LabelItems(files.join(scratch, "labelled"), self.layout, labelling.every_row),
-            beam.pvalue.AsList(nodes),
-        ).with_output_types(str)
-
-
-@dataclasses.dataclass
 class IndexItems(beam.PTransform):
     """Builds trie, nodes and labels, the n-gram vocabulary, and the quality table, side by side.
 
     Codes of parallel codebooks have no prefixes, so there is no trie, no node and no label of them.
+    Returns the `items` parts it labelled, written to `labelled/`.
 
     Attributes:
       paths: where it reads and writes.
@@ -263,19 +225,55 @@ class IndexItems(beam.PTransform):
     labelling: Labelling
     leaves: SidLayout | None = None
 
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
-        done = (
-            root
-            | "Tasks" >> beam.Create(["ngrams", "metrics"])
-            | "SpreadTasks" >> beam.Reshuffle()
-            | "Index" >> beam.ParDo(_Index(self)).with_output_types(str)
+    @property
+    def node_inputs(self) -> NodeInputs:
+        """What nodes are described from."""
+        scratch, labelling = self.paths.scratch_folder, self.labelling
+        return NodeInputs(
+            items=self.paths.items,
+            names_path=files.join(scratch, "names.parquet"),
+            named_folder=files.join(scratch, "named"),
+            by_category=labelling.by_category,
+            parent_nodes=() if labelling.every_row else labelling.parent_nodes,
         )
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
+        # Two elements of about equal work: a runner shares elements out before it knows how long
+        # they take.
+        tasks = ["metrics", "tree ngrams" if self.layout.hierarchical else "ngrams"]
+        spread = (
+            root
+            | "Tasks" >> beam.Create(tasks).with_output_types(str)
+            | "SpreadTasks" >> beam.Reshuffle()
+        )
+        index = _Index(self)
         if not self.layout.hierarchical:
-            return done
-        labelled = (
+            return spread | "Index" >> beam.ParDo(index).with_output_types(str)
+        parts = (
             root
             | "Parts" >> beam.Create(list(enumerate(self.paths.items)))
             | "SpreadParts" >> beam.Reshuffle().with_output_types(tuple[int, str])
-            | "LabelItems" >> LabelItems(self.paths, self.layout, self.shared, self.labelling)
         )
-        return (done, labelled) | "FlattenDone" >> beam.Flatten()
+        paths, labelling = self.paths, self.labelling
+        named = parts | "NameRows" >> NameRows(
+            catalog={_part_number(path): path for path in paths.catalog},
+            num_shards=labelling.num_shards,
+            by_category=labelling.by_category,
+            every_row=labelling.every_row,
+            names_path=self.node_inputs.names_path,
+            folder=self.node_inputs.named_folder,
+        )
+        nodes = spread | "Index" >> beam.ParDo(index, beam.pvalue.AsList(named)).with_output_types(
+            str
+        )
+        label = _LabelItems(
+            files.join(paths.scratch_folder, "labelled"), self.layout, labelling.every_row
+        )
+        return parts | "LabelItems" >> beam.ParDo(
+            label, beam.pvalue.AsList(nodes)
+        ).with_output_types(str)
+
+
+def _part_number(path: str) -> int:
+    """Returns the number in the name of a part."""
+    return int(files.base_name(path).split("-")[1].split(".")[0])

@@ -14,11 +14,11 @@ from models.metrics import DEFINITIONS, kept, quality, use_of_counts
 from models.neighbours import find_neighbours
 from models.quantizer import Quantizer
 from models.sid import SidLayout
-from schemas.arrays import bytes_from_fixed_binary, keys_from_fixed_binary, matrix_from_list
+from schemas.arrays import bytes_from_fixed_binary, matrix_from_list
 from schemas.tables import Placement
 from semid_transforms import files
 from semid_transforms.catalog import read_categories
-from semid_transforms.embedding import find_embeddings
+from semid_transforms.embedding import read_embeddings
 from semid_transforms.item_counts import count_items
 
 _BLOCK_ROWS = 4096
@@ -84,14 +84,12 @@ def sample_items(
         first = smallest_keys(bytes_from_fixed_binary(table["content_hash"]), sample_rows)
         chosen = [table.take(pa.array(first))]
     (rows,) = chosen
-    keys = keys_from_fixed_binary(rows["content_hash"])
-    distinct, position = np.unique(keys, return_inverse=True)
-    wanted = pa.array([key.ljust(16, b"\0") for key in distinct.tolist()], pa.binary(16))
-    vectors = matrix_from_list(find_embeddings(embeddings, wanted), quantizer.embedding_dim)
+    hashes = rows["content_hash"].combine_chunks()
+    vectors = read_embeddings(embeddings, hashes, quantizer.embedding_dim)
     categories = read_categories(rows["item_id"], catalog)
     return Sample(
         item_ids=rows["item_id"].combine_chunks(),
-        embeddings=vectors[position.reshape(-1)],
+        embeddings=vectors,
         base_codes=matrix_from_list(rows["base_codes"], quantizer.num_levels),
         codes=matrix_from_list(rows["codes"], quantizer.num_levels),
         category_paths=None if categories is None else categories.to_pylist(),

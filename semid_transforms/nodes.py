@@ -89,7 +89,8 @@ def _describe_depth(
         begin = np.maximum(nodes.first_rows, start) - start
         node = np.repeat(np.arange(high - low), np.minimum(nodes.stop_rows, stop) - start - begin)
         errors = part["quantization_error"].to_numpy()
-        best = np.lexsort((errors, node))[begin]
+        least = np.flatnonzero(~(errors > np.minimum.reduceat(errors, begin)[node]))
+        best = least[np.searchsorted(node[least], np.arange(high - low))]
         exemplars = part["item_id"].combine_chunks().take(pa.array(best))
         votes = labeller.votes(number, node)
         if begun is not None:

@@ -21,10 +21,9 @@ RESOURCES = {
 # Dataflow pickle.
 OBJECTS = {
     "ReadCatalog/ListSplits/Map(decode)",
-    "IndexItems/LabelItems/NodeInputs/Map(decode)",
-    "IndexItems/LabelItems/NameRows/WriteNames",
-    "IndexItems/LabelItems/NameRows/WriteNamed",
-    "IndexItems/LabelItems/BuildTree",
+    "IndexItems/NameRows/WriteNames",
+    "IndexItems/NameRows/WriteNamed",
+    "IndexItems/Index",
 }
 PICKLING = ("FastPrimitives", "Pickle", "Dill")
 # Of Beam's own: time and window of a row in Reshuffle, the one key of a global combiner.
@@ -109,9 +108,9 @@ def test_shuffles_are_the_ones_that_the_design_knows(templates):
             "PlaceItems/SettleRows/GroupLatents",
         ],
         "index": [
-            "IndexItems/LabelItems/NameRows/GroupByItem",
-            "IndexItems/LabelItems/NameRows/GroupByPart",
-            "IndexItems/LabelItems/NameRows/GroupNames",
+            "IndexItems/NameRows/GroupByItem",
+            "IndexItems/NameRows/GroupByPart",
+            "IndexItems/NameRows/GroupNames",
         ],
     }
 
