@@ -4,10 +4,10 @@
 
 Catalogs bring 384-d embeddings and are generated under FOLDER once. A tokenizer is fitted on the
 first size, or taken from a root that holds one, and serves every run, so no run's time has a fit in
-it. The kernels of a size run in the same process environment just before the job: reading the
-catalog's columns, encoding with bare matrix products and argmin, writing item ids, hashes and
-embeddings, with nothing checked and nothing flushed to disk. With --text the same items are
-embedded from their text.
+it. The kernels of a size run in the same process environment just after the job: reading the
+catalog's columns, encoding with bare matrix products and argmin, writing what the job has written
+(embeddings as they are made, the other tables from memory), with nothing checked and nothing
+flushed to disk. With --text the same items are embedded from their text.
 """
 
 from __future__ import annotations
@@ -38,13 +38,32 @@ from semid_transforms.quantizing import load_tokenizer
 _BLOCK_ROWS = 1024
 
 
-def time_kernels(parts: Sequence[Path], quantizer: Quantizer) -> dict[str, float]:
-    """Reads, encodes and writes a catalog's embeddings by bare kernels.
+def time_kernels(parts: Sequence[Path], quantizer: Quantizer, generation: Path) -> dict[str, float]:
+    """Reads, encodes and writes a catalog's embeddings by bare kernels, and its tables.
+
+    Args:
+      parts: of the catalog.
+      quantizer: what the job encoded with.
+      generation: what the job wrote.
 
     Returns:
       Processor seconds of each, and `wall` seconds of all.
     """
-    seconds = dict.fromkeys(("read", "encode", "write", "wall"), 0.0)
+    seconds = _time_encoding(parts, quantizer)
+    for path in sorted(generation.glob("*/*.parquet")):
+        if path.parent.name == "embeddings":
+            continue
+        table = pq.read_table(path)
+        started, wall = time.process_time(), time.perf_counter()
+        with tempfile.NamedTemporaryFile(dir=parts[0].parent) as file:
+            pq.write_table(table, file.name, compression="zstd")
+        seconds["tables"] += time.process_time() - started
+        seconds["wall"] += time.perf_counter() - wall
+    return seconds
+
+
+def _time_encoding(parts: Sequence[Path], quantizer: Quantizer) -> dict[str, float]:
+    seconds = dict.fromkeys(("read", "encode", "write", "tables", "wall"), 0.0)
     schema = embedding_schema()
     columns = ["item_id", "title", "category_path", "popularity", "updated_at", "embedding"]
     options: dict[str, Any] = {
@@ -141,14 +160,15 @@ def measure(catalog: Path, rows: int, tokenizers: Path, config: Sequence[str]) -
     """Measures one size; returns the job's wall seconds."""
     parts = write_catalog(catalog / str(rows), rows)
     (tokenizer,) = (tokenizers / "tokenizers").iterdir()
-    kernels = time_kernels(parts, load_tokenizer(str(tokenizer)))
-    bare_wall = kernels.pop("wall")
-    bare = sum(kernels.values())
     with tempfile.TemporaryDirectory(dir=catalog) as folder:
         root = with_tokenizer(tokenizers, Path(folder) / "root")
         pattern = f"{catalog / str(rows)}/*.parquet"
         job = run_measured("tokenize", "--catalog", pattern, "--root", str(root), *config)
         verified = run_measured("verify", "--root", str(root))
+        (generation,) = (root / "generations").iterdir()
+        kernels = time_kernels(parts, load_tokenizer(str(tokenizer)), generation)
+    bare_wall = kernels.pop("wall")
+    bare = sum(kernels.values())
     if job.output["links"]["fit"]["fitted"]:
         sys.exit("the run fitted a tokenizer of its own: fit one with the same --config")
     before = job.output["metrics"]["before"]["collisions"]["b"]
