@@ -387,16 +387,25 @@ def write_table(
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """Returns how `write_table` encodes the columns of a schema, as options of `ParquetWriter`."""
+    """Returns how `write_table` encodes the columns of a schema, as options of `ParquetWriter`.
+
+    Vectors and hashes do not get smaller, so they are stored as they are. Item ids are all
+    different: looking for repeats among them is in vain.
+    """
     leaves: list[str] = []
+    plain: list[str] = []
     vectors: list[str] = []
     for field in schema:
         is_list = pa.types.is_list(field.type)
         path = f"{field.name}.list.element" if is_list else field.name
-        is_vector = is_list and pa.types.is_floating(field.type.value_type)
-        (vectors if is_vector else leaves).append(path)
+        if is_list and pa.types.is_floating(field.type.value_type):
+            vectors.append(path)
+        elif pa.types.is_fixed_size_binary(field.type):
+            plain.append(path)
+        else:
+            leaves.append(path)
     return {
-        "compression": {**dict.fromkeys(leaves, "zstd"), **dict.fromkeys(vectors, "none")},
-        "use_dictionary": leaves,
-        "write_statistics": leaves,
+        "compression": {**dict.fromkeys(leaves, "zstd"), **dict.fromkeys(plain + vectors, "none")},
+        "use_dictionary": [path for path in leaves if path != "item_id"],
+        "write_statistics": leaves + plain,
     }
