@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from models.metrics import collisions, collisions_of_counts
+from models.metrics import collisions_of_counts
 from schemas.arrays import bytes_from_fixed_binary, matrix_from_list
 from semid_transforms import files
 
@@ -54,7 +54,7 @@ def count_items(items: Sequence[str], codebook_sizes: Sequence[int]) -> ItemCoun
     """Reads every part of `items` once; memory is that of a part and 40 bytes an item.
 
     Args:
-      items: paths of `items` parts.
+      items: paths of `items` parts, in SID order.
       codebook_sizes: K_1..K_L, their product at most 2**64.
     """
     placements = Counter[str]()
@@ -77,16 +77,26 @@ def count_items(items: Sequence[str], codebook_sizes: Sequence[int]) -> ItemCoun
         keys["content_hash"].append(hashes.view(np.uint64))
     whole = {name: np.concatenate(arrays) for name, arrays in keys.items()}
     contents = count_contents(whole["content_hash"])
-    before, after = (CodeCounts(tuple(use[name]), collisions(whole[name])) for name in columns)
+    whole["base_codes"].sort()  # the others are in SID order
+    before, after = (
+        CodeCounts(tuple(use[name]), collisions_of_counts(_run_lengths(whole[name])))
+        for name in columns
+    )
     return ItemCounts(
         items=len(whole["sid"]),
         placements=placements,
         before=before,
         after=after,
-        shared_sids=collisions(whole["sid"]),
+        shared_sids=collisions_of_counts(_run_lengths(whole["sid"])),
         contents=collisions_of_counts(contents),
         distinct_contents=len(contents),
     )
+
+
+def _run_lengths(ascending: np.ndarray) -> np.ndarray:
+    """Returns how often each value of an ascending array occurs."""
+    first = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
+    return np.diff(np.append(first, len(ascending)))
 
 
 def count_contents(hashes: np.ndarray) -> np.ndarray:

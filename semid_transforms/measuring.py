@@ -78,12 +78,10 @@ def sample_items(
       ValueError: an item has no embedding.
     """
     columns = ["item_id", "codes", "base_codes", "content_hash"]
-    chosen: list[pa.Table] = []
+    rows = pa.table({})
     for part in items:
-        table = pa.concat_tables([*chosen, files.read_table(part, columns)]).combine_chunks()
-        first = smallest_keys(bytes_from_fixed_binary(table["content_hash"]), sample_rows)
-        chosen = [table.take(pa.array(first))]
-    (rows,) = chosen
+        few = _smallest(files.read_table(part, columns), sample_rows)
+        rows = _smallest(pa.concat_tables([rows, few]), sample_rows) if rows.num_rows else few
     hashes = rows["content_hash"].combine_chunks()
     vectors = read_embeddings(embeddings, hashes, quantizer.embedding_dim)
     categories = read_categories(rows["item_id"], catalog)
@@ -150,6 +148,13 @@ def _decode_rows(
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = rows[start : start + _BLOCK_ROWS]
         decoded[block] = quantizer.nearly_decode(codes[block])
+
+
+def _smallest(rows: pa.Table, limit: int) -> pa.Table:
+    """Returns the rows with the smallest content hashes, in their order."""
+    rows = rows.combine_chunks()
+    first = smallest_keys(bytes_from_fixed_binary(rows["content_hash"]), limit)
+    return rows if len(first) == rows.num_rows else rows.take(pa.array(first))
 
 
 def smallest_keys(keys: np.ndarray, limit: int) -> np.ndarray:
