@@ -27,6 +27,11 @@ SAMPLE_ROWS = 50_000
 """Items whose embeddings are compared pairwise. Pairs of a uniform sample are a uniform sample of
 pairs, so the mean cosines are unbiased; every count is over all items."""
 
+ASKED_ROWS = 2_000
+"""Items of the sample whose nearest neighbours are looked for among all of it: 2 s for 5,000 of
+them. Shares have a standard error of half a point to two thirds of one on measured catalogs (a
+third to two fifths with 5,000)."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
@@ -109,7 +114,7 @@ def measure(
     """
     counts = count_items(items, quantizer.codebook_sizes)
     sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
-    neighbours = find_neighbours(sample.embeddings)
+    neighbours = find_neighbours(sample.embeddings, sample=ASKED_ROWS)
     document: dict[str, Any] = {"items": counts.items, "sampled_items": len(sample.item_ids)}
     decoded = np.empty((len(sample.base_codes), quantizer.embedding_dim), np.float32)
     stale = np.arange(len(decoded))
