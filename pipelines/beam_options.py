@@ -163,6 +163,15 @@ def single_process(options: PipelineOptions) -> PipelineOptions:
     return alone
 
 
+def one_thread_worker(options: PipelineOptions) -> PipelineOptions:
+    """Returns options for a link whose model spreads its own work over all cores.
+
+    Several workers that are threads would share one model and get in each other's way.
+    """
+    threads = options.view_as(DirectOptions).direct_running_mode == THREADS
+    return single_process(options) if threads else options
+
+
 def run_pipeline(
     options: PipelineOptions, define: Callable[[beam.Pipeline], object]
 ) -> dict[str, int]:

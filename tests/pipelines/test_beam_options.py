@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from pathlib import Path
 from typing import ClassVar
 
 import apache_beam as beam
@@ -17,8 +19,10 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 
 from pipelines.beam_options import (
+    THREADS,
     build_options,
     is_in_process,
+    one_thread_worker,
     run_pipeline,
     single_process,
     unknown_options,
@@ -55,6 +59,37 @@ def test_a_heavy_link_runs_in_this_process_only_when_the_runner_is_local() -> No
     assert local.view_as(DirectOptions).direct_num_workers == 2
     remote = build_options(["--runner=FlinkRunner"])
     assert single_process(remote) is remote
+
+
+def test_workers_are_threads_by_default_and_one_where_a_model_has_its_own() -> None:
+    usual = build_options([]).view_as(DirectOptions)
+    assert (usual.direct_running_mode, usual.direct_num_workers) == (THREADS, os.cpu_count())
+    asked = build_options(["--direct_num_workers=1"]).view_as(DirectOptions)
+    assert (asked.direct_running_mode, asked.direct_num_workers) == ("in_memory", 1)
+    alone = one_thread_worker(build_options([])).view_as(DirectOptions)
+    assert (alone.direct_running_mode, alone.direct_num_workers) == ("in_memory", 1)
+    processes = build_options(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+    assert one_thread_worker(processes) is processes
+
+
+def test_no_timer_empties_the_buffers_of_workers_that_are_threads(tmp_path: Path) -> None:
+    def note(number: int) -> None:
+        timers = [repr(getattr(thread, "_function", "")) for thread in threading.enumerate()]
+        (tmp_path / str(number)).write_text("\n".join(timers))
+
+    def define(root: beam.Pipeline) -> None:
+        root | beam.Create(range(4)) | beam.Reshuffle() | beam.Map(note)
+
+    def flushing() -> list[bool]:
+        return ["periodic_flush" in (tmp_path / str(n)).read_text() for n in range(4)]
+
+    options = build_options(["--direct_num_workers=2", f"--direct_running_mode={THREADS}"])
+    run_pipeline(options, define)
+    assert not any(flushing())
+    assert options.view_as(DirectOptions).direct_running_mode == THREADS
+    with beam.Pipeline(options=options) as root:  # as Beam runs such workers
+        define(root)
+    assert any(flushing())
 
 
 def test_threads_are_shared_while_a_pipeline_runs_and_given_back(
