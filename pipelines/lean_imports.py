@@ -10,17 +10,20 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import sys
+import types
 from collections.abc import Sequence
 
 _SPARED = frozenset(
     {
         "apache_beam.io.gcp",  # `semid_transforms.files` imports it for a gs:// path
-        "apache_beam.ml.inference.model_manager",  # of several models that share a GPU
         "bson",
         "google.cloud.dataflow",
         "pandas",
     }
 )
+
+
+_MODEL_MANAGER = "apache_beam.ml.inference.model_manager"
 
 
 class _Spared(importlib.abc.MetaPathFinder):
@@ -51,9 +54,14 @@ def import_lean(beam_arguments: Sequence[str]) -> None:
         return
     finder = _Spared()
     sys.meta_path.insert(0, finder)
+    # It serves several models that share a GPU. Without it Beam would not measure memory either, so
+    # it is there, but empty.
+    sys.modules[_MODEL_MANAGER] = stand_in = types.ModuleType(_MODEL_MANAGER)
+    stand_in.ModelManager = None  # type: ignore[attr-defined]
     try:
         importlib.import_module("apache_beam.ml.inference.base")
         # Looks for pandas when it makes its first array of Python values, and never again.
         importlib.import_module("pyarrow").array([0])
     finally:
         sys.meta_path.remove(finder)
+        del sys.modules[_MODEL_MANAGER]

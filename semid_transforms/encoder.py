@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from semid_transforms.encoder_batches import (
     text_tokenizer,
     token_batches,
 )
+from semid_transforms.encoder_cache import ReadyEncoder, keep_encoder, read_encoder
 from semid_transforms.encoder_openvino import (
     FEWEST_TEXTS,
     CompiledEncoder,
@@ -25,6 +27,9 @@ from semid_transforms.encoder_openvino import (
     why_not_openvino,
 )
 from semid_transforms.encoder_torch import load_model, lowers, run_torch
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +44,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class SentenceEncoder:
-    """A loaded sentence-transformers model.
+    """A sentence-transformers model, loaded unless it was kept compiled.
 
     Which backend encodes a list of texts depends on the configuration, the model, the installed
     packages and the number of texts, never on what was encoded before.
@@ -53,13 +58,19 @@ class SentenceEncoder:
 
     def __init__(self, config: EncoderConfig):
         self._config = config
-        self._model = load_model(config, lower=lowers(config))
-        self._tokenizer = text_tokenizer(self._model)
-        length = config.max_length or self._model.max_seq_length or 512
-        self._max_characters = int(min(length, _LONGEST)) * CHARACTERS_PER_TOKEN
+        self._alone = threading.RLock()
+        self._loaded: SentenceTransformer | None = None
         self._compiled: CompiledEncoder | str | None = None
-        self._compiling = threading.Lock()
-        self.embedding_dim = int(self._model.get_embedding_dimension() or 0)
+        self._tokenizer: TextTokenizer | str
+        ready = read_encoder(config)
+        if ready is not None:
+            self._compiled, self._tokenizer = ready.compiled, ready.tokenizer
+            self._max_length, self.embedding_dim = ready.max_length, ready.embedding_dim
+            return
+        model = self._model()
+        self._tokenizer = text_tokenizer(model)
+        self._max_length = int(min(config.max_length or model.max_seq_length or 512, _LONGEST))
+        self.embedding_dim = int(model.get_embedding_dimension() or 0)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Encodes texts, longest first so that batches pad little.
@@ -74,7 +85,7 @@ class SentenceEncoder:
           ValueError: the configuration asks for OpenVINO or int8, and this model cannot have it.
         """
         vectors = np.empty((len(texts), self.embedding_dim), np.float32)
-        texts = [text[: self._max_characters] for text in texts]
+        texts = [text[: self._max_length * CHARACTERS_PER_TOKEN] for text in texts]
         compiled = self._openvino(len(texts))
         if isinstance(self._tokenizer, str):
             self._encode_whole(texts, vectors)
@@ -84,10 +95,16 @@ class SentenceEncoder:
             compiled.run(_reported(batches, len(texts)), vectors)
         else:
             batches = token_batches(texts, self._tokenizer, BatchLimits(self._config.batch_size))
-            run_torch(self._model, _reported(batches, len(texts)), vectors)
+            run_torch(self._model(), _reported(batches, len(texts)), vectors)
         if self._config.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+    def _model(self) -> SentenceTransformer:
+        with self._alone:
+            if self._loaded is None:
+                self._loaded = load_model(self._config, lower=lowers(self._config))
+            return self._loaded
 
     def _openvino(self, texts: int) -> CompiledEncoder | None:
         """Returns the compiled model if it should encode so many texts, None for torch."""
@@ -95,7 +112,7 @@ class SentenceEncoder:
         required = config.backend == "openvino" or config.precision == "int8"
         if config.backend == "torch" or (texts < FEWEST_TEXTS and not required):
             return None
-        with self._compiling:
+        with self._alone:
             if self._compiled is None:
                 self._compiled = self._compile(self._tokenizer)
                 if isinstance(self._compiled, str):
@@ -108,9 +125,15 @@ class SentenceEncoder:
     def _compile(self, tokenizer: TextTokenizer | str) -> CompiledEncoder | str:
         if isinstance(tokenizer, str):
             return tokenizer
-        return why_not_openvino(self._config, self._model) or compile_encoder(
-            self._config, tokenizer
-        )
+        model = self._model()
+        if reason := why_not_openvino(self._config, model):
+            return reason
+        compiled = compile_encoder(self._config, tokenizer)
+        if isinstance(compiled, CompiledEncoder):
+            ready = ReadyEncoder(compiled, tokenizer, self._max_length, self.embedding_dim)
+            first: Any = model[0]
+            keep_encoder(self._config, ready, first.tokenizer.backend_tokenizer)
+        return compiled
 
     def _encode_whole(self, texts: list[str], vectors: np.ndarray) -> None:
         """Encodes by the model's own loop, in blocks of similar length."""
@@ -118,7 +141,7 @@ class SentenceEncoder:
         size = self._config.batch_size * _BATCHES_PER_CALL
         blocks = (TokenBatch(order[at : at + size], {}) for at in range(0, len(order), size))
         for block in _reported(blocks, len(texts)):
-            encoded = self._model.encode(
+            encoded = self._model().encode(
                 [texts[row] for row in block.rows],
                 batch_size=self._config.batch_size,
                 convert_to_tensor=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import io
 import logging
@@ -13,7 +14,8 @@ import threading
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -126,13 +128,9 @@ def compile_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> Compiled
     Returns:
       The compiled model, or why there is none.
     """
-    _report_nothing()
-    import openvino
-
+    openvino = import_openvino()
     model = load_model(config, lower=False)
-    precision = "int8"
-    if config.precision != "int8":
-        precision = "bfloat16" if lowers(config) else "float32"
+    precision = _precision(config)
     texts = calibration_texts()
     checked = texts[:_CHECKED_TEXTS]
     batches = list(token_batches(checked, tokenizer, openvino_limits(config)))
@@ -141,13 +139,7 @@ def compile_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> Compiled
         return converted
     if precision == "int8":
         converted = _quantize(converted, texts, tokenizer)
-    options = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
-        "NUM_STREAMS": str(_cores()),
-        "INFERENCE_NUM_THREADS": _cores(),
-        "ENABLE_CPU_PINNING": False,  # two worker processes would share the first core
-    }
-    compiled = openvino.Core().compile_model(converted, "CPU", options)
+    compiled = openvino.Core().compile_model(converted, "CPU", compile_options(config))
     encoder = CompiledEncoder(compiled, tuple(batches[0].features))
     expected, got = np.empty((2, len(checked), model.get_embedding_dimension() or 0), np.float32)
     run_torch(model, batches, expected)
@@ -160,12 +152,29 @@ def compile_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> Compiled
     return encoder
 
 
-def _report_nothing() -> None:
-    """Keeps OpenVINO and nncf, not yet imported, from telling Intel of every import and call.
+def import_openvino() -> ModuleType:
+    """Imports OpenVINO, and keeps it and nncf from telling Intel of every import and call.
 
-    They do by default, and do without where this package is missing.
+    They do by default, and do without where `openvino_telemetry` is missing.
     """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    return importlib.import_module("openvino")
+
+
+def compile_options(config: EncoderConfig) -> dict[str, Any]:
+    """Returns OpenVINO's options for an encoder on this machine."""
+    return {
+        "INFERENCE_PRECISION_HINT": "f32" if _precision(config) == "float32" else "bf16",
+        "NUM_STREAMS": str(_cores()),
+        "INFERENCE_NUM_THREADS": _cores(),
+        "ENABLE_CPU_PINNING": False,  # two worker processes would share the first core
+    }
+
+
+def _precision(config: EncoderConfig) -> str:
+    if config.precision == "int8":
+        return "int8"
+    return "bfloat16" if lowers(config) else "float32"
 
 
 def _convert(model: SentenceTransformer, features: dict[str, np.ndarray]) -> openvino.Model | str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["SEMID_CACHE"] = ""  # encoders are made anew, and nothing stays on the machine
 
 from pathlib import Path
 
