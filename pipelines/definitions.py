@@ -46,10 +46,12 @@ def define_read(
     The catalog goes into the generation, or into `catalog_folder`.
     """
     catalog = root | "ReadCatalog" >> ReadCatalog(reader)
-    owned = ReadParent(layout, release_before)
-    parent = _each(root, "Parent", parent_paths) | "ReadParent" >> owned
+    sides = [catalog.parsed]
+    if parent_paths:
+        owned = ReadParent(layout, release_before)
+        sides.append(_each(root, "Parent", parent_paths) | "ReadParent" >> owned)
     (
-        {"parsed": catalog.parsed, "parent": parent}
+        tuple(sides)
         | "DiffItems"
         >> DiffItems(
             folder=run.scratch("read"),

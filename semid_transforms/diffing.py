@@ -291,14 +291,15 @@ class _DiffShard(beam.DoFn):
         self._leaving = leaving
         self._meter = Meter("diff", "shard")
 
-    def process(self, element: tuple[int, dict[str, list[pa.RecordBatch]]]) -> Iterable[int]:
-        shard, sides = element
+    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[int]:
+        shard, batches = element
         started = self._meter.start()
-        diff = diff_items(
-            gather(list(sides["parsed"]), PARSED),
-            gather(list(sides["parent"]), parent_schema(self._sid_type)),
-            self._leaving,
-        )
+        schema = parent_schema(self._sid_type)
+        parsed: list[pa.RecordBatch] = []
+        parent: list[pa.RecordBatch] = []
+        for rows in batches:
+            (parent if rows.schema.names == schema.names else parsed).append(rows)
+        diff = diff_items(gather(parsed, PARSED), gather(parent, schema), self._leaving)
         part = catalog_part(shard, self._num_shards)
         path = files.join(self._catalog_folder, part)
         files.write_table(path, CATALOG, [diff.catalog], CATALOG_GROUP_ROWS)
@@ -318,7 +319,9 @@ class DiffItems(beam.PTransform):
     """Deduplicates parsed rows and compares them with the parent, shard by shard of item ids.
 
     Writes `changed/`, `retired/`, `rejects/` and `counts/` under `folder` and the validated catalog
-    to `catalog_folder`; returns the shards written. Takes `{"parsed": ..., "parent": ...}`.
+    to `catalog_folder`; returns the shards written. Takes `PARSED` and, unless there is no parent,
+    `parent_schema` batches. They share one grouping, without the tags and lists of a CoGroupByKey:
+    batches tell by themselves what they are.
     """
 
     folder: str
@@ -327,18 +330,20 @@ class DiffItems(beam.PTransform):
     sid_type: pa.DataType
     leaving: Leaving | None = None
 
-    def expand(self, sides: dict[str, beam.PCollection[pa.RecordBatch]]) -> beam.PCollection[int]:
-        routed = {
-            name: batches
-            | f"Route{name.capitalize()}"
+    def expand(self, sides: tuple[beam.PCollection[pa.RecordBatch], ...]) -> beam.PCollection[int]:
+        routed = tuple(
+            side
+            | f"Route{name}"
             >> beam.ParDo(_RouteByItem(self.num_shards)).with_output_types(
                 tuple[int, pa.RecordBatch]
             )
-            for name, batches in sides.items()
-        }
+            for name, side in zip(("Parsed", "Parent"), sides, strict=False)
+        )
+        # The in-process runner writes what it flattens once more.
+        rows = routed[0] if len(routed) == 1 else routed | "FlattenSides" >> beam.Flatten()
         return (
-            routed
-            | "GroupByItemShard" >> beam.CoGroupByKey()
+            rows
+            | "GroupByItemShard" >> beam.GroupByKey()
             | "Diff"
             >> beam.ParDo(
                 _DiffShard(

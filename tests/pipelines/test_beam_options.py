@@ -73,12 +73,13 @@ def test_workers_are_threads_by_default_and_one_where_a_model_has_its_own() -> N
 
 
 def test_no_timer_empties_the_buffers_of_workers_that_are_threads(tmp_path: Path) -> None:
-    def note(number: int) -> None:
+    def note(number: int) -> int:
         timers = [repr(getattr(thread, "_function", "")) for thread in threading.enumerate()]
         (tmp_path / str(number)).write_text("\n".join(timers))
+        return number
 
     def define(root: beam.Pipeline) -> None:
-        root | beam.Create(range(4)) | beam.Reshuffle() | beam.Map(note)
+        root | beam.Create(range(4)) | "In" >> beam.Reshuffle() | beam.Map(note) | beam.Reshuffle()
 
     def flushing() -> list[bool]:
         return ["periodic_flush" in (tmp_path / str(n)).read_text() for n in range(4)]

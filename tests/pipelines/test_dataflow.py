@@ -95,7 +95,7 @@ def test_shuffles_are_the_ones_that_the_design_knows(templates):
     }
     assert shuffles == {
         "read": [
-            "DiffItems/GroupByItemShard/CoGroupByKeyImpl",
+            "DiffItems/GroupByItemShard",
             "WriteCounts/Group",
             "WriteRejects/Group",
         ],
