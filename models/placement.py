@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 UNPLACED = -1
 # Distances held at once; 4M float64 are 32 MB.
@@ -79,6 +78,8 @@ def assign_codes(
         cheapest = np.argsort(offered[0], kind="stable")[: len(costs)]
         chosen[: len(cheapest)] = columns[cheapest]
         return chosen
+    from scipy.optimize import linear_sum_assignment  # 0.2 s, and few shards come here
+
     rows, picks = linear_sum_assignment(offered)
     chosen[rows] = columns[picks]
     if len(np.unique(groups)) < len(groups):

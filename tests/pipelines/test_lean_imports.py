@@ -59,6 +59,6 @@ def test_runs_with_ready_embeddings_load_no_encoder(vector_root, vector_catalog,
     )
     unchanged, grown = imported(as_before, one_more)
     assert "apache_beam" in unchanged
-    assert not unchanged & {"torch", "faiss", *ENCODERS, *CLIENTS}
+    assert not unchanged & {"torch", "faiss", "scipy", *ENCODERS, *CLIENTS}
     assert "models.rqkmeans" in grown
     assert not grown & {"models.autoencoder_training", *ENCODERS, *CLIENTS}
