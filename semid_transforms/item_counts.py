@@ -51,7 +51,7 @@ class ItemCounts:
 
 
 def count_items(items: Sequence[str], codebook_sizes: Sequence[int]) -> ItemCounts:
-    """Reads every part of `items` once; memory is that of a part and 40 bytes an item.
+    """Reads every part of `items` once; memory is that of a part and 80 bytes an item.
 
     Args:
       items: paths of `items` parts, in SID order.
@@ -75,7 +75,7 @@ def count_items(items: Sequence[str], codebook_sizes: Sequence[int]) -> ItemCoun
         keys["sid"].append(table["sid"].to_numpy())
         hashes = np.ascontiguousarray(bytes_from_fixed_binary(table["content_hash"]))
         keys["content_hash"].append(hashes.view(np.uint64))
-    whole = {name: np.concatenate(arrays) for name, arrays in keys.items()}
+    whole = {name: np.concatenate(keys.pop(name)) for name in list(keys)}
     contents = count_contents(whole["content_hash"])
     whole["base_codes"].sort()  # the others are in SID order
     before, after = (
