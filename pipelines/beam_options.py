@@ -44,8 +44,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def build_options(arguments: Sequence[str]) -> PipelineOptions:
     """Reads Beam options from the command line.
 
-    Without `--runner` it is the in-process runner, and without a word on its workers it has as
-    many as there are cores, threads of this process.
+    Without `--runner` it is the in-process runner, and without a word on its workers they are
+    threads of this process, 0 of them: as many as there are cores and work, see `settle_workers`.
     """
     options = PipelineOptions(list(arguments))
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
@@ -54,8 +54,27 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
     given = {argument.partition("=")[0] for argument in arguments}
     if standard.runner == IN_PROCESS and not given & _WORKER_OPTIONS:
         direct.direct_running_mode = THREADS
-        direct.direct_num_workers = os.cpu_count() or 1
+        direct.direct_num_workers = 0
     return options
+
+
+def settle_workers(options: PipelineOptions, pieces: int) -> PipelineOptions:
+    """Returns options in which 0 workers that are threads have become a number.
+
+    Args:
+      options: as given.
+      pieces: of work. A worker more than there are would only cost its start.
+    """
+    direct = options.view_as(DirectOptions)
+    given = direct.direct_running_mode, direct.direct_num_workers
+    if not is_in_process(options) or given != (THREADS, 0):
+        return options
+    workers = min(os.cpu_count() or 1, pieces)
+    if workers <= 1:
+        return single_process(options)
+    settled = copy.deepcopy(options)
+    settled.view_as(DirectOptions).direct_num_workers = workers
+    return settled
 
 
 def unknown_options(arguments: Sequence[str]) -> list[str]:

@@ -7,7 +7,12 @@ import datetime
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.beam_options import check_options, is_dataflow, link_options
+from pipelines.beam_options import (
+    check_options,
+    is_dataflow,
+    link_options,
+    settle_workers,
+)
 from pipelines.root import Root
 from pipelines.settings import Settings
 
@@ -46,6 +51,10 @@ class Job:
         hints = self._hints(link)
         everywhere = {} if link == "embed" else hints
         return link_options(self.beam, link, everywhere, on_gpu="accelerator" in hints)
+
+    def sized(self, pieces: int) -> Job:
+        """Returns the job with as many local workers as there are cores and pieces of work."""
+        return dataclasses.replace(self, beam=settle_workers(self.beam, pieces))
 
     @property
     def encoder_hints(self) -> dict[str, str]:

@@ -30,6 +30,7 @@ def tokenize(job: Job) -> Outcome:
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
+    job = job.sized(len(catalog.reader.splits))
     space = open_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), **_asked(space, parent)}
     with open_run(job.root, inputs, next_sequence(parent), job.as_of) as run:

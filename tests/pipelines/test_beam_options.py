@@ -24,6 +24,7 @@ from pipelines.beam_options import (
     is_in_process,
     one_thread_worker,
     run_pipeline,
+    settle_workers,
     single_process,
     unknown_options,
 )
@@ -63,13 +64,34 @@ def test_a_heavy_link_runs_in_this_process_only_when_the_runner_is_local() -> No
 
 def test_workers_are_threads_by_default_and_one_where_a_model_has_its_own() -> None:
     usual = build_options([]).view_as(DirectOptions)
-    assert (usual.direct_running_mode, usual.direct_num_workers) == (THREADS, os.cpu_count())
+    assert (usual.direct_running_mode, usual.direct_num_workers) == (THREADS, 0)
     asked = build_options(["--direct_num_workers=1"]).view_as(DirectOptions)
     assert (asked.direct_running_mode, asked.direct_num_workers) == ("in_memory", 1)
     alone = one_thread_worker(build_options([])).view_as(DirectOptions)
     assert (alone.direct_running_mode, alone.direct_num_workers) == ("in_memory", 1)
     processes = build_options(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
     assert one_thread_worker(processes) is processes
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces", "expected"),
+    [
+        ([], 1, ("in_memory", 1)),
+        ([], 3, (THREADS, 3)),
+        ([], 99, (THREADS, 4)),
+        ([f"--direct_running_mode={THREADS}", "--direct_num_workers=2"], 1, (THREADS, 2)),
+        (["--direct_num_workers=1"], 99, ("in_memory", 1)),
+    ],
+)
+def test_there_are_no_more_threads_than_cores_and_work(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], pieces: int, expected: tuple[str, int]
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    before = build_options(given)
+    direct = settle_workers(before, pieces).view_as(DirectOptions)
+    assert (direct.direct_running_mode, direct.direct_num_workers) == expected
+    sized = Job(("catalog",), Root("root"), parse_settings({}), before).sized(pieces)
+    assert sized.beam.view_as(DirectOptions).direct_num_workers == expected[1]
 
 
 def test_no_timer_empties_the_buffers_of_workers_that_are_threads(tmp_path: Path) -> None:
