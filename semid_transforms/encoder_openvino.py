@@ -153,12 +153,18 @@ def compile_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> Compiled
 
 
 def import_openvino() -> ModuleType:
-    """Imports OpenVINO, and keeps it and nncf from telling Intel of every import and call.
+    """Imports OpenVINO, ready for use by several threads.
 
-    They do by default, and do without where `openvino_telemetry` is missing.
+    It is kept, and nncf too, from telling Intel of every import and call. They do by default, and
+    do without where `openvino_telemetry` is missing.
     """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    return importlib.import_module("openvino")
+    openvino = importlib.import_module("openvino")
+    # Its bindings look numpy up when an array is first made of a tensor. When two threads are first
+    # at once, one waits for the lookup with the interpreter's lock in its hands, and the other for
+    # that lock in the middle of the lookup, for ever.
+    assert openvino.Tensor(np.zeros(1, np.float32)).data.size
+    return openvino
 
 
 def compile_options(config: EncoderConfig) -> dict[str, Any]:
