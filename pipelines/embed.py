@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.beam_options import one_thread_worker, run_pipeline
+from pipelines.beam_options import run_pipeline
 from pipelines.catalog_input import CatalogInput
 from pipelines.definitions import define_collect, define_compact, define_embed
 from pipelines.generation import link_tables
@@ -78,7 +78,7 @@ def embed_changed(
         num_parts = math.ceil(rows / config.rows_per_part)
         embed = EmbedTexts(config, text_parts, num_parts, sid_type, job.encoder_hints)
         counters |= run_pipeline(
-            one_thread_worker(job.options("embed")),
+            job.options("embed"),
             lambda root: define_embed(root, changed, embed, catalog.fuses),
         )
     if catalog.reader.embedding is not None:

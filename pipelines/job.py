@@ -11,6 +11,7 @@ from pipelines.beam_options import (
     check_options,
     is_dataflow,
     link_options,
+    one_thread_worker,
     settle_workers,
 )
 from pipelines.root import Root
@@ -47,10 +48,14 @@ class Job:
         check_options(self.beam, self.settings.job.resources)
 
     def options(self, link: str) -> PipelineOptions:
-        """Returns the Beam options of a link's pipelines."""
+        """Returns the Beam options of a link's pipelines.
+
+        Workers that are threads are for `assign` alone, which shuffles names of files and counts.
+        """
         hints = self._hints(link)
         everywhere = {} if link == "embed" else hints
-        return link_options(self.beam, link, everywhere, on_gpu="accelerator" in hints)
+        options = link_options(self.beam, link, everywhere, on_gpu="accelerator" in hints)
+        return options if link == "assign" else one_thread_worker(options)
 
     def sized(self, pieces: int) -> Job:
         """Returns the job with as many local workers as there are cores and pieces of work."""

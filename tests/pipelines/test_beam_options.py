@@ -62,7 +62,7 @@ def test_a_heavy_link_runs_in_this_process_only_when_the_runner_is_local() -> No
     assert single_process(remote) is remote
 
 
-def test_workers_are_threads_by_default_and_one_where_a_model_has_its_own() -> None:
+def test_workers_are_threads_by_default_where_little_is_shuffled() -> None:
     usual = build_options([]).view_as(DirectOptions)
     assert (usual.direct_running_mode, usual.direct_num_workers) == (THREADS, 0)
     asked = build_options(["--direct_num_workers=1"]).view_as(DirectOptions)
@@ -71,6 +71,13 @@ def test_workers_are_threads_by_default_and_one_where_a_model_has_its_own() -> N
     assert (alone.direct_running_mode, alone.direct_num_workers) == ("in_memory", 1)
     processes = build_options(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
     assert one_thread_worker(processes) is processes
+    sized = job().sized(8)
+    workers = {
+        link: sized.options(link).view_as(DirectOptions).direct_running_mode
+        for link in ("read", "embed", "fit", "assign", "place", "index")
+    }
+    alone = dict.fromkeys(workers, "in_memory")
+    assert workers == {**alone, "assign": THREADS if (os.cpu_count() or 1) > 1 else "in_memory"}
 
 
 @pytest.mark.parametrize(
