@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from models.neighbours import Neighbours, find_neighbours
+from models.neighbours import Neighbours, find_neighbours, unit_rows
 
 _BLOCK_ROWS = 4096
 
@@ -110,7 +110,7 @@ def prefix_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | Non
     Returns:
       L + 1 means, None where no two items share the prefix.
     """
-    unit = _unit(embeddings)
+    unit = unit_rows(embeddings, np.float64)
     everything = np.zeros(len(codes), np.int64)
     prefixes = (group_by_value(codes[:, :length]) for length in range(1, codes.shape[1] + 1))
     return [_mean_cosine(unit, group) for group in (everything, *prefixes)]
@@ -126,7 +126,7 @@ def code_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | None]
     Returns:
       L + 1 means, None where no two items share a code.
     """
-    unit = _unit(embeddings)
+    unit = unit_rows(embeddings, np.float64)
     everything = np.zeros(len(codes), np.int64)
     return [_mean_cosine(unit, group_by_value(group)) for group in (everything, *codes.T)]
 
@@ -332,15 +332,6 @@ def _group_sums(
         shape=(len(sizes), len(rows)),
     )
     return membership @ rows, sizes.astype(np.float64)
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    """Returns (N, D) float64 rows of unit length."""
-    unit = np.empty(embeddings.shape)
-    for block in _blocks(len(embeddings)):
-        wide = embeddings[block].astype(np.float64)
-        unit[block] = wide / np.sqrt(np.einsum("nd,nd->n", wide, wide))[:, None]
-    return unit
 
 
 def _blocks(count: int) -> Iterator[slice]:

@@ -61,9 +61,9 @@ def find_neighbours(
     return Neighbours(asked, near[order[first[:, None] + np.arange(k)]])
 
 
-def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """Returns (N, D) float32 rows scaled to unit length in float64, a block at a time."""
-    unit = np.empty(embeddings.shape, np.float32)
+def unit_rows(embeddings: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    """Returns (N, D) rows of a type scaled to unit length in float64, a block at a time."""
+    unit = np.empty(embeddings.shape, dtype)
     for start in range(0, len(embeddings), _BLOCK_ROWS):
         wide = embeddings[start : start + _BLOCK_ROWS].astype(np.float64)
         length = np.sqrt(np.einsum("nd,nd->n", wide, wide))

@@ -43,6 +43,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from models.runs import runs
+
 _WIDTHS = {"unigram": 1, "bigram": 2, "bigram_disjoint": 2, "trigram": 3, "fourgram": 4}
 NGRAM_FEATURES = (*_WIDTHS, "prefix_ngram")
 MAX_ID = np.iinfo(np.int64).max
@@ -225,9 +227,8 @@ def count_windows(
         for offset, size in enumerate(sizes):
             packed = packed * np.uint64(size) + codes[:, column.start + offset].astype(np.uint64)
         packed.sort()
-        first = np.flatnonzero(np.append(True, packed[1:] != packed[:-1])[: len(packed)])
-        new, new_counts = packed[first], np.diff(np.append(first, len(packed)))
-        numbers, counts = _add_up(numbers, counts, new, new_counts)
+        starts, ends = runs(packed)
+        numbers, counts = _add_up(numbers, counts, packed[starts], ends - starts)
         if column.start == 0 and len(numbers) > 1:  # the last one may go on in the next chunk
             yield _describe(numbers[:-1], counts[:-1], codebook_sizes, feature, position)
             numbers, counts = numbers[-1:], counts[-1:]

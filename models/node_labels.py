@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from models.runs import runs
+
 LABEL_TERMS = 2
 """Words in a label made of words."""
 
@@ -34,12 +36,12 @@ class Votes:
         pairs = node * size + name
         if count is None:
             pairs.sort()
-            starts = _starts(pairs)
-            totals = np.diff(np.append(starts, len(pairs)))
+            starts, ends = runs(pairs)
+            totals = ends - starts
         else:
             order = np.argsort(pairs)
             pairs = pairs[order]
-            starts = _starts(pairs)
+            starts, _ = runs(pairs)
             totals = np.add.reduceat(count[order], starts)
         node, name = np.divmod(pairs[starts], size)
         return cls(node, name, totals)
@@ -60,20 +62,13 @@ class Votes:
 
 def majority(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     """Returns the nodes that have votes and the most frequent name of each, ties to the first."""
-    starts = _starts(votes.node)
+    starts, ends = runs(votes.node)
     if not len(starts):
         return votes.node, votes.name
     most = np.maximum.reduceat(votes.count, starts)
-    winners = np.flatnonzero(
-        votes.count == np.repeat(most, np.diff(np.append(starts, len(votes.node))))
-    )
+    winners = np.flatnonzero(votes.count == np.repeat(most, ends - starts))
     first = winners[np.searchsorted(winners, starts)]
     return votes.node[first], votes.name[first]
-
-
-def _starts(ascending: np.ndarray) -> np.ndarray:
-    """Returns where equal values of an ascending array begin."""
-    return np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
 
 
 def distinctive_terms(

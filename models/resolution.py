@@ -17,6 +17,7 @@ from models.placement import (
     fill_rounds,
 )
 from models.residuals import ResidualCodebooks
+from models.runs import runs
 from models.sid import SidLayout, format_codes
 
 CollisionPolicy = Literal["reassign", "suffix", "none"]
@@ -208,9 +209,9 @@ def _reassign(
     base, last, size = rows.base, layout.num_levels - 1, layout.codebook_sizes[-1]
     bits = layout.level_bits[-1]
     codes, tuples = base.copy(), layout.prefixes(occupied, layout.num_levels)
-    tuples = tuples[_runs(tuples)[0]]
+    tuples = tuples[runs(tuples)[0]]
     parents = layout.prefixes(layout.pack(base), last)
-    starts, ends = _runs(parents)
+    starts, ends = runs(parents)
     limit = max(ASSIGNMENT_LIMIT, BLOCK_ENTRIES // max(size, rows.latents.shape[1]))
     for first, stop in _blocks(ends, limit):
         low, high = starts[first], ends[stop - 1]
@@ -249,7 +250,7 @@ def _place_many(
         [books.distance(rows.vectors(some), rows.base[some]) for some in _slices(members)]
     )
     nearest = np.lexsort((distance, wanted))
-    keepers = nearest[_runs(wanted[nearest])[0]]
+    keepers = nearest[runs(wanted[nearest])[0]]
     keepers = keepers[free[wanted[keepers]]]
     chosen = np.full(len(members), UNPLACED, np.int64)
     chosen[keepers] = wanted[keepers]
@@ -273,7 +274,7 @@ def _spill(
     last = layout.num_levels - 1
     bits = layout.level_bits[last]
     grandparents = layout.prefixes(layout.pack(rows.base), last - 1)
-    for start, end in zip(*_runs(grandparents), strict=True):
+    for start, end in zip(*runs(grandparents), strict=True):
         left = start + np.flatnonzero(stage[start:end] == _SUFFIXED)
         if not len(left):
             continue
@@ -290,7 +291,7 @@ def _spill(
         codes[left, last - 1] = chosen
         stage[left] = _SPILLED
         by_code = np.argsort(chosen, kind="stable")
-        for low, high in zip(*_runs(chosen[by_code]), strict=True):
+        for low, high in zip(*runs(chosen[by_code]), strict=True):
             guests = left[by_code[low:high]]
             free = ~used[chosen[by_code[low]]]
             costs_of = _costs_of(rows, guests, books, codes, last)
@@ -344,7 +345,7 @@ def _suffixes(
     """
     sids = layout.pack(codes).astype(np.uint64)
     order = np.lexsort((ties, sids))
-    starts, ends = _runs(sids[order])
+    starts, ends = runs(sids[order])
     highest = sids[order[starts]] | np.uint64(layout.max_suffix)
     above = np.searchsorted(occupied, highest, side="right")
     begin = np.full(len(starts), start)
@@ -394,12 +395,6 @@ def _free_codes(tuples: np.ndarray, prefixes: np.ndarray, bits: int, size: int) 
     free = np.ones((len(prefixes), size), bool)
     free[run, (tuples[at] & np.uint64((1 << bits) - 1)).astype(np.int64)] = False
     return free
-
-
-def _runs(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the first and one past the last position of each run of equal values."""
-    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
-    return starts, np.append(starts[1:], len(ascending))[: len(starts)]
 
 
 def _blocks(ends: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

@@ -268,7 +268,7 @@ def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     for name in _THREAD_VARIABLES:  # worker processes read these when they load numpy
         os.environ.setdefault(name, str(threads))
-    # Links that need torch have imported it by now; it takes 1.7 s, so the others go without.
+    # It takes 1.7 s to import. Where a worker is the first to need it, it reads the variables.
     torch = sys.modules.get("torch")
     own_threads = torch.get_num_threads() if torch else 0
     if torch:

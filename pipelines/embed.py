@@ -72,14 +72,11 @@ def embed_changed(
             known=_parts_in([other.scratch("texts", "embeddings") for other in kept]),
         )
     if catalog.embeds_text:
-        import torch  # noqa: F401  # else a fit would keep the few threads of an encoding worker
-
         config = job.settings.job.encoder
         num_parts = math.ceil(rows / config.rows_per_part)
         embed = EmbedTexts(config, text_parts, num_parts, sid_type, job.encoder_hints)
         counters |= run_pipeline(
-            job.options("embed"),
-            lambda root: define_embed(root, changed, embed, catalog.fuses),
+            job.options("embed"), lambda root: define_embed(root, changed, embed, catalog.fuses)
         )
     if catalog.reader.embedding is not None:
         texts = files.list_files(text_parts.embeddings, ".parquet") if catalog.fuses else []

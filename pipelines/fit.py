@@ -45,7 +45,6 @@ def fit(job: Job) -> FitOutcome:
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
-    job = job.sized(len(catalog.reader.splits))
     space = open_fit_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), "command": "fit", "warm_start": job.warm_start}
     with open_run(job.root, inputs, next_sequence(parent), job.as_of, publishes=False) as run:

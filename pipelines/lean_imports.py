@@ -22,7 +22,6 @@ _SPARED = frozenset(
     }
 )
 
-
 _MODEL_MANAGER = "apache_beam.ml.inference.model_manager"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +17,22 @@ def item_hashes(item_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     Returns:
       (N,) uint64.
     """
+    contents = item_ids.cast(pa.binary()).to_numpy(zero_copy_only=False).tolist()
+    return blake2b_digests(contents, 8).view(">u8").reshape(-1).astype(np.uint64)
+
+
+def blake2b_digests(
+    contents: Iterable[bytes | memoryview], size: int, person: bytes = b""
+) -> np.ndarray:
+    """Returns the (N, size) uint8 BLAKE2b digests of N contents, personalised."""
     # A copy of a fresh state takes half as long as a new one.
-    fresh = hashlib.blake2b(digest_size=8).copy
+    fresh = hashlib.blake2b(digest_size=size, person=person).copy
     digests = []
-    for item_id in item_ids.cast(pa.binary()).to_numpy(zero_copy_only=False).tolist():
+    for content in contents:
         digest = fresh()
-        digest.update(item_id)
+        digest.update(content)
         digests.append(digest.digest())
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, size)
 
 
 def hash_shards(hashes: np.ndarray, num_shards: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from models.metrics import collisions_of_counts
+from models.runs import runs
 from schemas.arrays import bytes_from_fixed_binary, matrix_from_list
 from semid_transforms import files
 
@@ -93,10 +94,10 @@ def count_items(items: Sequence[str], codebook_sizes: Sequence[int]) -> ItemCoun
     )
 
 
-def _run_lengths(ascending: np.ndarray) -> np.ndarray:
-    """Returns how often each value of an ascending array occurs."""
-    first = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)])
-    return np.diff(np.append(first, len(ascending)))
+def _run_lengths(ordered: np.ndarray) -> np.ndarray:
+    """Returns how often each value, or row, of an array occurs whose equal ones are together."""
+    starts, ends = runs(ordered)
+    return ends - starts
 
 
 def count_contents(hashes: np.ndarray) -> np.ndarray:
@@ -110,7 +111,5 @@ def count_contents(hashes: np.ndarray) -> np.ndarray:
     # Contents that share half a hash are all but always the same; only they are compared whole.
     doubtful = np.append(same, False) | np.append(False, same)
     twice = hashes[order[doubtful[: len(order)]]]
-    twice = twice[np.lexsort(twice.T)]
-    first = np.flatnonzero(np.append(True, (twice[1:] != twice[:-1]).any(axis=1))[: len(twice)])
-    counts = np.diff(np.append(first, len(twice)))
+    counts = _run_lengths(twice[np.lexsort(twice.T)])
     return np.concatenate([counts, np.ones(len(hashes) - len(twice), np.int64)])
