@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.beam_options import keep_workers
 from pipelines.catalog_input import open_input
 from pipelines.checks import check_gates, refuse_bad_input
 from pipelines.delta_chain import DeltaChain
@@ -116,7 +117,10 @@ def backfill(job: Job) -> Outcome | NothingToDo:
         return _nothing(parent, SourceCounts(0, 0, 0, 0), {})
     space = open_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), "command": "backfill"}
-    with open_run(job.root, inputs, next_sequence(parent), job.as_of) as run:
+    with (
+        keep_workers(job.beam),
+        open_run(job.root, inputs, next_sequence(parent), job.as_of) as run,
+    ):
         job.root.check_current(parent, run.generation)
         chain = DeltaChain(job, run, parent, catalog, space)
         return _run_links(job, run, parent, chain)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import dataclasses
+import itertools
 import os
 import sys
 import uuid
@@ -20,13 +22,10 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
-from apache_beam.transforms.environments import (
-    EmbeddedPythonGrpcEnvironment,
-    python_sdk_capabilities,
-)
 from threadpoolctl import threadpool_limits
 
 from pipelines.errors import UsageError
+from pipelines.local_workers import kept_workers, local_runner, worker_processes
 from schemas.resources import ResourceConfig
 
 IN_PROCESS = "FnApiRunner"
@@ -35,6 +34,12 @@ engine first, and hangs behind a firewall."""
 
 THREADS = "multi_threading"
 """Running mode of the in-process runner whose workers are threads of this process."""
+
+PROCESSES = "multi_processing"
+"""Running mode of the in-process runner whose workers are processes of this machine."""
+
+PIECES_PER_WORKER = 4
+"""A worker process must have as many pieces of work to be worth its start."""
 
 _WORKER_OPTIONS = {"--direct_num_workers", "--direct_running_mode"}
 _NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place", "index"})
@@ -45,7 +50,7 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
     """Reads Beam options from the command line.
 
     Without `--runner` it is the in-process runner, and without a word on its workers they are
-    threads of this process, 0 of them: as many as there are cores and work, see `settle_workers`.
+    processes of this machine, 0 of them: as many as cores and work allow, see `settle_workers`.
     """
     options = PipelineOptions(list(arguments))
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
@@ -53,23 +58,23 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
         standard.runner = IN_PROCESS
     given = {argument.partition("=")[0] for argument in arguments}
     if standard.runner == IN_PROCESS and not given & _WORKER_OPTIONS:
-        direct.direct_running_mode = THREADS
+        direct.direct_running_mode = PROCESSES
         direct.direct_num_workers = 0
     return options
 
 
 def settle_workers(options: PipelineOptions, pieces: int) -> PipelineOptions:
-    """Returns options in which 0 workers that are threads have become a number.
+    """Returns options in which 0 worker processes have become a number.
 
     Args:
       options: as given.
-      pieces: of work. A worker more than there are would only cost its start.
+      pieces: of work, splits of a catalog.
     """
     direct = options.view_as(DirectOptions)
     given = direct.direct_running_mode, direct.direct_num_workers
-    if not is_in_process(options) or given != (THREADS, 0):
+    if not is_in_process(options) or given != (PROCESSES, 0):
         return options
-    workers = min(os.cpu_count() or 1, pieces)
+    workers = min(os.cpu_count() or 1, pieces // PIECES_PER_WORKER)
     if workers <= 1:
         return single_process(options)
     settled = copy.deepcopy(options)
@@ -182,16 +187,6 @@ def single_process(options: PipelineOptions) -> PipelineOptions:
     return alone
 
 
-def one_thread_worker(options: PipelineOptions) -> PipelineOptions:
-    """Returns options for a link that must not have several workers that are threads.
-
-    Where a model spreads its own work over all cores they would get in each other's way. And where
-    much is shuffled they are not safe, even without the timer: a shuffle of 1.5 GB lost elements.
-    """
-    threads = options.view_as(DirectOptions).direct_running_mode == THREADS
-    return single_process(options) if threads else options
-
-
 def run_pipeline(
     options: PipelineOptions, define: Callable[[beam.Pipeline], object]
 ) -> dict[str, int]:
@@ -203,8 +198,8 @@ def run_pipeline(
       RuntimeError: the runner ended in any state but DONE.
     """
     options = copy.deepcopy(options)
-    with _share_of_cores(options):
-        pipeline = beam.Pipeline(runner=_runner(options), options=options)
+    with _share_of_cores(options), _runner(options) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=options)
         define(pipeline)
         result = pipeline.run()
         try:
@@ -231,25 +226,62 @@ def run_pipeline(
     return counters
 
 
-def _runner(options: PipelineOptions) -> FnApiRunner | None:
-    """Returns the runner whose workers are threads, None for what Beam makes of the options.
+@contextlib.contextmanager
+def keep_workers(options: PipelineOptions) -> Iterator[None]:
+    """Starts the worker processes that options ask for and keeps them for the block's pipelines."""
+    with kept_workers():
+        if _mode(options) == PROCESSES:
+            with _share_of_cores(options), worker_processes(_num_workers(options), os.environ):
+                pass
+        yield
 
-    Beam's own `multi_threading` loses and corrupts elements: a timer of each worker empties its
-    output buffer while the worker writes to it (`TimeBasedBufferingClosableOutputStream`, Beam
-    2.77; `benchmarks/thread_workers.py` shows it). Without a time limit there is no timer, and
-    buffers are sent when they are full.
+
+@contextlib.contextmanager
+def _runner(options: PipelineOptions) -> Iterator[FnApiRunner | None]:
+    """Yields semid's own runner for workers on this machine, None for what Beam makes of options.
+
+    Beam would make workers of its own from the running mode, so it is taken out of the options.
     """
-    direct = options.view_as(DirectOptions)
-    if not is_in_process(options) or direct.direct_running_mode != THREADS:
-        return None
-    direct.direct_running_mode = "in_memory"  # else the runner makes an environment of its own
-    return FnApiRunner(
-        default_environment=EmbeddedPythonGrpcEnvironment(
-            data_buffer_time_limit_ms=-1,
-            capabilities=python_sdk_capabilities(),
-            artifacts=(),
-        )
-    )
+    mode, direct = _mode(options), options.view_as(DirectOptions)
+    count = _num_workers(options)
+    if is_in_process(options):
+        direct.direct_running_mode = "in_memory" if mode is None else "of semid"
+        direct.direct_num_workers = count
+    if mode is None:
+        yield None
+        return
+    try:
+        if mode == THREADS:
+            yield local_runner(None)
+        else:
+            with worker_processes(count, os.environ) as processes, processes.watched():
+                yield local_runner(processes)
+    except RuntimeError as error:
+        raise _original(error) from error
+
+
+def _original(error: RuntimeError) -> Exception:
+    """Returns what a worker raised; Beam gives the text of its traceback."""
+    trace = str(error).rpartition("Traceback (most recent call last):\n")[2]
+    text = "\n".join(itertools.dropwhile(lambda line: line[:1] == " ", trace.splitlines())).strip()
+    name, _, message = text.partition(": ")
+    type_ = getattr(builtins, name, None)
+    if isinstance(type_, type) and issubclass(type_, Exception):
+        with contextlib.suppress(TypeError):  # takes more than a message
+            return type_(message)
+    return RuntimeError(text)
+
+
+def _mode(options: PipelineOptions) -> str | None:
+    """Returns THREADS or PROCESSES, None where there is one worker or another runner."""
+    mode: str = options.view_as(DirectOptions).direct_running_mode
+    several = is_in_process(options) and _num_workers(options) > 1
+    return mode if several and mode in (THREADS, PROCESSES) else None
+
+
+def _num_workers(options: PipelineOptions) -> int:
+    """Returns the number of local workers; 0 asks for one per core."""
+    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -258,13 +290,10 @@ def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
 
     Two worker processes with default BLAS threads ran 2 to 2.3 times slower than one.
     """
-    direct = options.view_as(DirectOptions)
-    cores = os.cpu_count() or 1
-    workers = direct.direct_num_workers or cores
-    if not is_in_process(options) or workers == 1:
+    if _mode(options) is None:
         yield
         return
-    threads = max(1, cores // workers)
+    threads = max(1, (os.cpu_count() or 1) // _num_workers(options))
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     for name in _THREAD_VARIABLES:  # worker processes read these when they load numpy
         os.environ.setdefault(name, str(threads))

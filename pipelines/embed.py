@@ -76,7 +76,7 @@ def embed_changed(
         num_parts = math.ceil(rows / config.rows_per_part)
         embed = EmbedTexts(config, text_parts, num_parts, sid_type, job.encoder_hints)
         counters |= run_pipeline(
-            job.options("embed"), lambda root: define_embed(root, changed, embed, catalog.fuses)
+            job.encoder_options, lambda root: define_embed(root, changed, embed, catalog.fuses)
         )
     if catalog.reader.embedding is not None:
         texts = files.list_files(text_parts.embeddings, ".parquet") if catalog.fuses else []

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+from pipelines.beam_options import keep_workers
 from pipelines.catalog_input import open_input
 from pipelines.chain import Chain
 from pipelines.checks import refuse_bad_input
@@ -45,9 +46,13 @@ def fit(job: Job) -> FitOutcome:
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
+    job = job.sized(len(catalog.reader.splits))
     space = open_fit_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), "command": "fit", "warm_start": job.warm_start}
-    with open_run(job.root, inputs, next_sequence(parent), job.as_of, publishes=False) as run:
+    with (
+        keep_workers(job.beam),
+        open_run(job.root, inputs, next_sequence(parent), job.as_of, publishes=False) as run,
+    ):
         chain = Chain(job, run, parent, catalog, space)
         read = run.link("read", chain.read)
         refuse_bad_input(read, job.settings.job.input, run.output("rejects"))

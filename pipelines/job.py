@@ -11,8 +11,8 @@ from pipelines.beam_options import (
     check_options,
     is_dataflow,
     link_options,
-    one_thread_worker,
     settle_workers,
+    single_process,
 )
 from pipelines.root import Root
 from pipelines.settings import Settings
@@ -48,14 +48,15 @@ class Job:
         check_options(self.beam, self.settings.job.resources)
 
     def options(self, link: str) -> PipelineOptions:
-        """Returns the Beam options of a link's pipelines.
-
-        Workers that are threads are for `assign` alone, which shuffles names of files and counts.
-        """
+        """Returns the Beam options of a link's pipelines."""
         hints = self._hints(link)
         everywhere = {} if link == "embed" else hints
-        options = link_options(self.beam, link, everywhere, on_gpu="accelerator" in hints)
-        return options if link == "assign" else one_thread_worker(options)
+        return link_options(self.beam, link, everywhere, on_gpu="accelerator" in hints)
+
+    @property
+    def encoder_options(self) -> PipelineOptions:
+        """Beam options of pipelines that encode: a model spreads its work over all cores itself."""
+        return single_process(self.options("embed"))
 
     def sized(self, pieces: int) -> Job:
         """Returns the job with as many local workers as there are cores and pieces of work."""

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.errors import ConflictError
 from pipelines.leases import BusyError, hold, is_held
 from pipelines.root import Root
-from pipelines.usage import cpu_seconds, peak_memory
+from pipelines.usage import total_usage
 from schemas.config import fingerprint
 from semid_transforms import files
 
@@ -95,12 +95,13 @@ class Run:
             _log.info("%-8s done by an earlier attempt", name)
             self.results[name] = json.loads(files.read_bytes(marker))
             return self.results[name]
-        started, cpu_started = time.monotonic(), cpu_seconds()
+        started, (cpu_started, _) = time.monotonic(), total_usage()
         _log.info("%-8s ...", name)
         result = work()
         result["seconds"] = round(time.monotonic() - started, 3)
-        result["cpu_seconds"] = round(cpu_seconds() - cpu_started, 3)
-        result["peak_memory_bytes"] = peak_memory()
+        cpu, peak = total_usage()
+        result["cpu_seconds"] = round(cpu - cpu_started, 3)
+        result["peak_memory_bytes"] = peak
         self.check_held()
         files.write_bytes(marker, json.dumps(result, indent=1).encode())
         _log.info("%-8s %.1f s", name, result["seconds"])

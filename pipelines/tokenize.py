@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pipelines.beam_options import keep_workers
 from pipelines.catalog_input import CatalogInput, open_input
 from pipelines.chain import Chain
 from pipelines.checks import check_gates, refuse_bad_input
@@ -33,7 +34,10 @@ def tokenize(job: Job) -> Outcome:
     job = job.sized(len(catalog.reader.splits))
     space = open_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), **_asked(space, parent)}
-    with open_run(job.root, inputs, next_sequence(parent), job.as_of) as run:
+    with (
+        keep_workers(job.beam),
+        open_run(job.root, inputs, next_sequence(parent), job.as_of) as run,
+    ):
         job.root.check_current(parent, run.generation)
         chain = Chain(job, run, parent, catalog, space)
         read = run.link("read", chain.read)

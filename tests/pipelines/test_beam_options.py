@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from pathlib import Path
 from typing import ClassVar
 
 import apache_beam as beam
@@ -19,10 +17,10 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 
 from pipelines.beam_options import (
+    PROCESSES,
     THREADS,
     build_options,
     is_in_process,
-    one_thread_worker,
     run_pipeline,
     settle_workers,
     single_process,
@@ -62,35 +60,29 @@ def test_a_heavy_link_runs_in_this_process_only_when_the_runner_is_local() -> No
     assert single_process(remote) is remote
 
 
-def test_workers_are_threads_by_default_where_little_is_shuffled() -> None:
+def test_workers_are_processes_by_default() -> None:
     usual = build_options([]).view_as(DirectOptions)
-    assert (usual.direct_running_mode, usual.direct_num_workers) == (THREADS, 0)
+    assert (usual.direct_running_mode, usual.direct_num_workers) == (PROCESSES, 0)
     asked = build_options(["--direct_num_workers=1"]).view_as(DirectOptions)
     assert (asked.direct_running_mode, asked.direct_num_workers) == ("in_memory", 1)
-    alone = one_thread_worker(build_options([])).view_as(DirectOptions)
-    assert (alone.direct_running_mode, alone.direct_num_workers) == ("in_memory", 1)
-    processes = build_options(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
-    assert one_thread_worker(processes) is processes
-    sized = job().sized(8)
-    workers = {
-        link: sized.options(link).view_as(DirectOptions).direct_running_mode
-        for link in ("read", "embed", "fit", "assign", "place", "index")
-    }
-    alone = dict.fromkeys(workers, "in_memory")
-    assert workers == {**alone, "assign": THREADS if (os.cpu_count() or 1) > 1 else "in_memory"}
+    threads = job("--direct_num_workers=3", f"--direct_running_mode={THREADS}")
+    place = threads.options("place").view_as(DirectOptions)
+    assert (place.direct_running_mode, place.direct_num_workers) == (THREADS, 3)
+    encoder = threads.encoder_options.view_as(DirectOptions)
+    assert (encoder.direct_running_mode, encoder.direct_num_workers) == ("in_memory", 1)
 
 
 @pytest.mark.parametrize(
     ("given", "pieces", "expected"),
     [
-        ([], 1, ("in_memory", 1)),
-        ([], 3, (THREADS, 3)),
-        ([], 99, (THREADS, 4)),
+        ([], 7, ("in_memory", 1)),
+        ([], 12, (PROCESSES, 3)),
+        ([], 99, (PROCESSES, 4)),
         ([f"--direct_running_mode={THREADS}", "--direct_num_workers=2"], 1, (THREADS, 2)),
         (["--direct_num_workers=1"], 99, ("in_memory", 1)),
     ],
 )
-def test_there_are_no_more_threads_than_cores_and_work(
+def test_there_are_no_more_workers_than_cores_and_work(
     monkeypatch: pytest.MonkeyPatch, given: list[str], pieces: int, expected: tuple[str, int]
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -99,27 +91,6 @@ def test_there_are_no_more_threads_than_cores_and_work(
     assert (direct.direct_running_mode, direct.direct_num_workers) == expected
     sized = Job(("catalog",), Root("root"), parse_settings({}), before).sized(pieces)
     assert sized.beam.view_as(DirectOptions).direct_num_workers == expected[1]
-
-
-def test_no_timer_empties_the_buffers_of_workers_that_are_threads(tmp_path: Path) -> None:
-    def note(number: int) -> int:
-        timers = [repr(getattr(thread, "_function", "")) for thread in threading.enumerate()]
-        (tmp_path / str(number)).write_text("\n".join(timers))
-        return number
-
-    def define(root: beam.Pipeline) -> None:
-        root | beam.Create(range(4)) | "In" >> beam.Reshuffle() | beam.Map(note) | beam.Reshuffle()
-
-    def flushing() -> list[bool]:
-        return ["periodic_flush" in (tmp_path / str(n)).read_text() for n in range(4)]
-
-    options = build_options(["--direct_num_workers=2", f"--direct_running_mode={THREADS}"])
-    run_pipeline(options, define)
-    assert not any(flushing())
-    assert options.view_as(DirectOptions).direct_running_mode == THREADS
-    with beam.Pipeline(options=options) as root:  # as Beam runs such workers
-        define(root)
-    assert any(flushing())
 
 
 def test_threads_are_shared_while_a_pipeline_runs_and_given_back(
