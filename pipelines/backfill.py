@@ -112,7 +112,7 @@ def backfill(job: Job) -> Outcome | NothingToDo:
     if parent.generation is None:
         job.root.require_published()
     catalog = open_input(job)
-    job = job.sized(len(catalog.reader.splits))
+    job = job.sized(catalog.reader.total_bytes)
     if not has_rows(catalog.reader):
         return _nothing(parent, SourceCounts(0, 0, 0, 0), {})
     space = open_space(job, catalog, parent)

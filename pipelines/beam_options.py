@@ -25,7 +25,14 @@ from apache_beam.runners.runner import PipelineState
 from threadpoolctl import threadpool_limits
 
 from pipelines.errors import UsageError
-from pipelines.local_workers import kept_workers, local_runner, worker_processes
+from pipelines.local_runner import local_runner
+from pipelines.worker_processes import (
+    THREAD_VARIABLES,
+    count_workers,
+    kept_workers,
+    threads_per_worker,
+    worker_processes,
+)
 from schemas.resources import ResourceConfig
 
 IN_PROCESS = "FnApiRunner"
@@ -38,12 +45,8 @@ THREADS = "multi_threading"
 PROCESSES = "multi_processing"
 """Running mode of the in-process runner whose workers are processes of this machine."""
 
-PIECES_PER_WORKER = 4
-"""A worker process must have as many pieces of work to be worth its start."""
-
 _WORKER_OPTIONS = {"--direct_num_workers", "--direct_running_mode"}
 _NAMESPACES = frozenset({"read", "diff", "embed", "assign", "place", "index"})
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def build_options(arguments: Sequence[str]) -> PipelineOptions:
@@ -63,19 +66,19 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
     return options
 
 
-def settle_workers(options: PipelineOptions, pieces: int) -> PipelineOptions:
+def settle_workers(options: PipelineOptions, catalog_bytes: int) -> PipelineOptions:
     """Returns options in which 0 worker processes have become a number.
 
     Args:
       options: as given.
-      pieces: of work, splits of a catalog.
+      catalog_bytes: size of the work.
     """
     direct = options.view_as(DirectOptions)
     given = direct.direct_running_mode, direct.direct_num_workers
     if not is_in_process(options) or given != (PROCESSES, 0):
         return options
-    workers = min(os.cpu_count() or 1, pieces // PIECES_PER_WORKER)
-    if workers <= 1:
+    workers = count_workers(catalog_bytes)
+    if workers == 1:
         return single_process(options)
     settled = copy.deepcopy(options)
     settled.view_as(DirectOptions).direct_num_workers = workers
@@ -231,7 +234,7 @@ def keep_workers(options: PipelineOptions) -> Iterator[None]:
     """Starts the worker processes that options ask for and keeps them for the block's pipelines."""
     with kept_workers():
         if _mode(options) == PROCESSES:
-            with _share_of_cores(options), worker_processes(_num_workers(options), os.environ):
+            with worker_processes(_num_workers(options)):
                 pass
         yield
 
@@ -254,7 +257,7 @@ def _runner(options: PipelineOptions) -> Iterator[FnApiRunner | None]:
         if mode == THREADS:
             yield local_runner(None)
         else:
-            with worker_processes(count, os.environ) as processes, processes.watched():
+            with worker_processes(count) as processes, processes.watched():
                 yield local_runner(processes)
     except RuntimeError as error:
         raise _original(error) from error
@@ -286,16 +289,13 @@ def _num_workers(options: PipelineOptions) -> int:
 
 @contextlib.contextmanager
 def _share_of_cores(options: PipelineOptions) -> Iterator[None]:
-    """Gives each local worker its share of the cores while a pipeline runs.
-
-    Two worker processes with default BLAS threads ran 2 to 2.3 times slower than one.
-    """
+    """Gives each local worker its share of the cores while a pipeline runs."""
     if _mode(options) is None:
         yield
         return
-    threads = max(1, (os.cpu_count() or 1) // _num_workers(options))
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    for name in _THREAD_VARIABLES:  # worker processes read these when they load numpy
+    threads = threads_per_worker(_num_workers(options))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    for name in THREAD_VARIABLES:  # worker processes read these when they load numpy
         os.environ.setdefault(name, str(threads))
     # It takes 1.7 s to import. Where a worker is the first to need it, it reads the variables.
     torch = sys.modules.get("torch")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.arguments import build_parser
 from pipelines.errors import CommandError, UsageError
 from pipelines.lean_imports import import_lean
+from pipelines.worker_processes import early_workers
 
 if TYPE_CHECKING:
     from pipelines.job import Job
@@ -32,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if beam_arguments and not options.takes_beam_options:
         parser.error(f"unrecognized arguments: {' '.join(beam_arguments)}")
     _configure_logging(options.quiet)
+    runs_here = not beam_arguments and options.takes_beam_options
+    with early_workers(options.catalog if runs_here else ()):
+        return _run(options, beam_arguments)
+
+
+def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    """Runs a command; says what failed."""
     if options.command != "feast":  # it needs pandas
         import_lean(beam_arguments)
     if beam_arguments:

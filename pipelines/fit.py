@@ -46,7 +46,7 @@ def fit(job: Job) -> FitOutcome:
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
-    job = job.sized(len(catalog.reader.splits))
+    job = job.sized(catalog.reader.total_bytes)
     space = open_fit_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), "command": "fit", "warm_start": job.warm_start}
     with (

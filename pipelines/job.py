@@ -58,9 +58,9 @@ class Job:
         """Beam options of pipelines that encode: a model spreads its work over all cores itself."""
         return single_process(self.options("embed"))
 
-    def sized(self, pieces: int) -> Job:
-        """Returns the job with as many local workers as there are cores and pieces of work."""
-        return dataclasses.replace(self, beam=settle_workers(self.beam, pieces))
+    def sized(self, catalog_bytes: int) -> Job:
+        """Returns the job with as many local workers as its catalog is worth."""
+        return dataclasses.replace(self, beam=settle_workers(self.beam, catalog_bytes))
 
     @property
     def encoder_hints(self) -> dict[str, str]:

@@ -31,7 +31,7 @@ def tokenize(job: Job) -> Outcome:
     job.root.check_writable()
     parent = job.root.published()
     catalog = open_input(job)
-    job = job.sized(len(catalog.reader.splits))
+    job = job.sized(catalog.reader.total_bytes)
     space = open_space(job, catalog, parent)
     inputs = {**run_inputs(job, catalog, parent), **_asked(space, parent)}
     with (

@@ -73,6 +73,11 @@ class CatalogReader:
     embedding: EmbeddingSpec | None = None
 
     @property
+    def total_bytes(self) -> int:
+        """Size of the files."""
+        return sum(source.bytes for source in self.sources)
+
+    @property
     def embedding_dim(self) -> int | None:
         """Length D of the embeddings the catalog brings, None when text is to be embedded."""
         return None if self.embedding is None or self.embeds_text else self.embedding.embedding_dim

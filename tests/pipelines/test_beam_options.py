@@ -73,23 +73,23 @@ def test_workers_are_processes_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "pieces", "expected"),
+    ("given", "megabytes", "expected"),
     [
-        ([], 7, ("in_memory", 1)),
-        ([], 12, (PROCESSES, 3)),
-        ([], 99, (PROCESSES, 4)),
+        ([], 500, ("in_memory", 1)),
+        ([], 800, (PROCESSES, 3)),
+        ([], 9999, (PROCESSES, 4)),
         ([f"--direct_running_mode={THREADS}", "--direct_num_workers=2"], 1, (THREADS, 2)),
-        (["--direct_num_workers=1"], 99, ("in_memory", 1)),
+        (["--direct_num_workers=1"], 9999, ("in_memory", 1)),
     ],
 )
 def test_there_are_no_more_workers_than_cores_and_work(
-    monkeypatch: pytest.MonkeyPatch, given: list[str], pieces: int, expected: tuple[str, int]
+    monkeypatch: pytest.MonkeyPatch, given: list[str], megabytes: int, expected: tuple[str, int]
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     before = build_options(given)
-    direct = settle_workers(before, pieces).view_as(DirectOptions)
+    direct = settle_workers(before, megabytes << 20).view_as(DirectOptions)
     assert (direct.direct_running_mode, direct.direct_num_workers) == expected
-    sized = Job(("catalog",), Root("root"), parse_settings({}), before).sized(pieces)
+    sized = Job(("catalog",), Root("root"), parse_settings({}), before).sized(megabytes << 20)
     assert sized.beam.view_as(DirectOptions).direct_num_workers == expected[1]
 
 

@@ -1,6 +1,6 @@
 """Do workers that are threads lose elements: Beam's own, and semid's.
 
-  python -m benchmarks.thread_workers [--elements 24000] [--kilobytes 16] [--repeats 3]
+  python -m benchmarks.local_shuffle [--elements 24000] [--kilobytes 16] [--repeats 3]
 
 Random elements with their digests go through one GroupByKey. Beam's `multi_threading` (2.77) lets a
 timer empty a worker's output buffer while the worker writes to it; semid's runner has no timer.

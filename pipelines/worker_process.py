@@ -1,7 +1,7 @@
 """A worker process of this machine: serves one pipeline after another, imports done once.
 
-Started by `local_workers` with one socket per worker. It imports what the links need, forks until
-there is a process for every socket, and ends with the process that started it.
+Started by `worker_processes` with one socket per worker. It imports what the links need, forks
+until there is a process for every socket, and ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import FNAPI_
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 from pipelines.usage import own_usage
-
-END = "end"
-"""Asks a worker process to end."""
+from pipelines.worker_processes import END
 
 
 def start_harness(
@@ -42,7 +40,7 @@ def start_harness(
             SdkHarness(
                 control_address,
                 worker_id=worker_id,
-                data_buffer_time_limit_ms=0,  # no timer, see local_workers
+                data_buffer_time_limit_ms=0,  # no timer, see local_runner
                 runner_capabilities=FNAPI_RUNNER_CAPABILITIES,
             ).run()
         except BaseException:

@@ -121,7 +121,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from tests.pipelines import test_local_workers as own
+from tests.pipelines import test_worker_processes as own
 from pipelines.beam_options import PROCESSES, keep_workers
 options = own.workers(PROCESSES)
 with keep_workers(options):

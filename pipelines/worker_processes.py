@@ -1,0 +1,256 @@
+"""Worker processes of this machine, kept from one pipeline to the next.
+
+Beam's own `multi_processing` starts its workers anew for every pipeline, and every one imports
+everything; a chain has six pipelines or more. These are started once, forked from one process that
+has imported everything, as early as a command can see that they will pay: this module needs no
+Beam.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+
+from pipelines.usage import Usage, counting
+
+END = "end"
+"""Asks a worker process to end."""
+
+ENDED = (
+    "a worker process ended before its work was done; if the machine ran out of memory, "
+    "--direct_num_workers=1 needs less"
+)
+
+BYTES_PER_WORKER = 256 << 20
+"""A worker process must have as many bytes of catalog to be worth its start."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What numpy, Arrow and torch take their number of threads from when they are loaded."""
+
+_PATIENCE_SECONDS = 10
+_SAID_BYTES = 2000
+_START = """
+import json, logging, sys
+logging.getLogger().setLevel(logging.ERROR)
+sys.path[:] = json.loads(sys.argv[1])
+from pipelines.lean_imports import import_lean
+import_lean([])
+from pipelines.worker_process import main
+main(sys.argv[2:])
+"""
+
+_processes: dict[str, WorkerProcesses] = {}
+_keeper: _Keeper | None = None
+
+
+def count_workers(catalog_bytes: int) -> int:
+    """Returns how many workers a catalog is worth here; 1 stands for none but this process."""
+    return max(1, min(os.cpu_count() or 1, catalog_bytes // BYTES_PER_WORKER))
+
+
+def threads_per_worker(workers: int) -> int:
+    """Returns a worker's share of the cores.
+
+    Two worker processes with default BLAS threads ran 2 to 2.3 times slower than one.
+    """
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+class Worker:
+    """A worker process as seen from this one.
+
+    Attributes:
+      ended: set when it has ended.
+      on_end: called then.
+    """
+
+    def __init__(self, connection: Connection):
+        self.ended = threading.Event()
+        self.on_end: set[Callable[[], object]] = set()
+        self._connection = connection
+        self._replies: queue.SimpleQueue[Usage] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="worker-replies", daemon=True).start()
+
+    def send(self, asked: object) -> None:
+        """Asks for something.
+
+        Raises:
+          RuntimeError: the process has ended.
+        """
+        try:
+            self._connection.send(asked)
+        except OSError as error:
+            raise RuntimeError(f"{ENDED}: {error}") from None
+
+    def usage(self) -> Usage | None:
+        """Returns what the process has used so far, None when it has ended."""
+        with contextlib.suppress(RuntimeError, queue.Empty):
+            self.send(None)
+            return self._replies.get(timeout=_PATIENCE_SECONDS)
+        return None
+
+    def close(self) -> None:
+        """Tells the process to end."""
+        with contextlib.suppress(OSError):
+            self._connection.send(END)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._replies.put(self._connection.recv())
+        self.ended.set()
+        for call in list(self.on_end):
+            call()
+        self._connection.close()
+
+
+class WorkerProcesses:
+    """Processes of this machine that serve pipelines.
+
+    Attributes:
+      count: of processes.
+      key: which other code knows them by.
+    """
+
+    def __init__(self, count: int):
+        """Starts them; they are ready some seconds later, nobody has to wait."""
+        self.count = count
+        self.key = uuid.uuid4().hex
+        ours, theirs = zip(*(socket.socketpair() for _ in range(count)), strict=True)
+        descriptors = [end.fileno() for end in theirs]
+        threads = dict.fromkeys(THREAD_VARIABLES, str(threads_per_worker(count)))
+        # What Beam prints of a failure comes back as the pipeline's error too.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as they live
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, descriptors)],
+            env={**threads, **os.environ},
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stderr=self._said,
+        )
+        for end in theirs:
+            end.close()
+        self._workers = [Worker(Connection(end.detach())) for end in ours]
+        self._next = 0
+        _processes[self.key] = self
+
+    @property
+    def alive(self) -> bool:
+        """False when one of them has ended."""
+        return not any(worker.ended.is_set() for worker in self._workers)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Says it when an error in the block comes from one of them having ended.
+
+        Raises:
+          RuntimeError: so it is; the message ends with the last they printed.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.alive:
+                raise
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - _SAID_BYTES))
+            said = self._said.read().decode(errors="replace").strip()
+            raise RuntimeError(f"{ENDED}\n{said}".strip()) from error
+
+    def serve(self, control_address: str, worker_id: str) -> Worker:
+        """Lets the next process serve a pipeline, in today's folder and environment."""
+        worker = self._workers[self._next % self.count]
+        self._next += 1
+        worker.send((control_address, worker_id, os.getcwd(), dict(os.environ)))
+        return worker
+
+    def usage(self) -> list[Usage]:
+        """Returns what each has used so far."""
+        return [usage for worker in self._workers if (usage := worker.usage()) is not None]
+
+    def close(self) -> None:
+        """Ends them."""
+        _processes.pop(self.key, None)
+        for worker in self._workers:
+            worker.close()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+
+class _Keeper:
+    """Keeps the processes that a pipeline was run with for the next one."""
+
+    def __init__(self) -> None:
+        self.processes: WorkerProcesses | None = None
+
+    def take(self, count: int) -> WorkerProcesses:
+        if self.processes is None or self.processes.count != count or not self.processes.alive:
+            self.close()
+            self.processes = WorkerProcesses(count)
+        return self.processes
+
+    def usage(self) -> Sequence[Usage]:
+        return () if self.processes is None else self.processes.usage()
+
+    def close(self) -> None:
+        if self.processes is not None:
+            self.processes.close()
+        self.processes = None
+
+
+@contextlib.contextmanager
+def kept_workers() -> Iterator[None]:
+    """Keeps worker processes for the pipelines that the block runs, and counts what they use."""
+    global _keeper
+    if _keeper is not None:
+        yield
+        return
+    _keeper = _Keeper()
+    try:
+        with counting(_keeper.usage):
+            yield
+    finally:
+        keeper, _keeper = _keeper, None
+        keeper.close()
+
+
+@contextlib.contextmanager
+def worker_processes(count: int) -> Iterator[WorkerProcesses]:
+    """Gives worker processes for one pipeline: kept ones inside `kept_workers`, else new ones."""
+    with kept_workers():
+        assert _keeper is not None
+        yield _keeper.take(count)
+
+
+def find_processes(key: str) -> WorkerProcesses:
+    """Returns the processes with a key."""
+    return _processes[key]
+
+
+@contextlib.contextmanager
+def early_workers(catalog: Sequence[str]) -> Iterator[None]:
+    """Keeps workers for the block, and starts them at once where a catalog on disk is worth some.
+
+    Args:
+      catalog: glob patterns.
+    """
+    paths = [path for pattern in catalog if "://" not in pattern for path in glob.glob(pattern)]
+    count = count_workers(sum(os.path.getsize(path) for path in paths))
+    with kept_workers():
+        if count > 1:
+            assert _keeper is not None
+            _keeper.take(count)
+        yield
