@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -101,7 +102,8 @@ def build_manifest(
     if parent.manifest is not None:
         carried = {file.path: file for file in parent.manifest.files}
     paths = _files(run, SidLayout.from_json(fingerprints.layout).hierarchical)
-    entries = [_describe(run, path, carried, parent) for path in paths]
+    with ThreadPoolExecutor() as threads:  # digests are computed without the interpreter's lock
+        entries = list(threads.map(lambda path: _describe(run, path, carried, parent), paths))
     rows = Counter[str]()
     for entry in entries:
         rows[entry.path.split("/")[0]] += entry.rows or 0
