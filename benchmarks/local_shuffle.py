@@ -1,15 +1,16 @@
-"""Do workers that are threads lose elements: Beam's own, and semid's.
+"""Do several local workers lose elements: Beam's own, and semid's.
 
   python -m benchmarks.local_shuffle [--elements 24000] [--kilobytes 16] [--repeats 3]
 
-Random elements with their digests go through one GroupByKey. Beam's `multi_threading` (2.77) lets a
-timer empty a worker's output buffer while the worker writes to it; semid's runner has no timer.
-Fails when semid's loses or changes one.
+Random elements with their digests go through one GroupByKey, with two workers that are threads and
+with two that are processes. In Beam's own modes (2.77) a timer empties output buffers while they
+are written to; semid's have no timer. Fails when semid's lose or change an element.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import logging
 import os
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.beam_options import THREADS, build_options, run_pipeline
+from pipelines.beam_options import PROCESSES, THREADS, build_options, run_pipeline
 
 _SOURCES = 40
 _DIGEST_BYTES = 32
@@ -89,20 +91,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    threads = build_options([f"--direct_running_mode={THREADS}", "--direct_num_workers=2"])
     elements = options.elements // _SOURCES * _SOURCES
-
-    def plain(define: Callable[[beam.Pipeline], None]) -> None:
-        with beam.Pipeline(options=threads) as root:
-            define(root)
-
+    size = options.kilobytes << 10
     print(f"{elements} elements of {options.kilobytes} KiB, two workers; unchanged ones arrived:")
-    for _ in range(options.repeats):
-        size = options.kilobytes << 10
-        ours = _count(lambda define: run_pipeline(threads, define), elements, size)
-        print(f"  Beam {_count(plain, elements, size):<18} semid {ours}", flush=True)
+    for mode in (THREADS, PROCESSES) * options.repeats:
+        workers = build_options([f"--direct_running_mode={mode}", "--direct_num_workers=2"])
+        beams = _count(functools.partial(_run_plain, workers), elements, size)
+        ours = _count(functools.partial(run_pipeline, workers), elements, size)
+        print(f"  {mode:<16} Beam {beams:<26} semid {ours}", flush=True)
         if not ours.startswith(f"{elements} "):
             sys.exit("an element was lost or changed")
+
+
+def _run_plain(options: PipelineOptions, define: Callable[[beam.Pipeline], object]) -> None:
+    with beam.Pipeline(options=options) as root:
+        define(root)
 
 
 if __name__ == "__main__":

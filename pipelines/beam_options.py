@@ -34,6 +34,7 @@ from pipelines.worker_processes import (
     worker_processes,
 )
 from schemas.resources import ResourceConfig
+from semid_transforms.coders import handing_on
 
 IN_PROCESS = "FnApiRunner"
 """Beam's own in-process runner. Named explicitly: plain DirectRunner tries to download another
@@ -257,7 +258,7 @@ def _runner(options: PipelineOptions) -> Iterator[FnApiRunner | None]:
         if mode == THREADS:
             yield local_runner(None)
         else:
-            with worker_processes(count) as processes, processes.watched():
+            with worker_processes(count) as processes, processes.watched(), handing_on():
                 yield local_runner(processes)
     except RuntimeError as error:
         raise _original(error) from error

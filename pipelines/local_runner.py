@@ -10,6 +10,7 @@ runner has none.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from typing import Any
 
@@ -121,6 +122,8 @@ class _LocalWorkerHandler(GrpcWorkerHandler):
             self._fail_later()
 
     def close(self) -> None:
+        if self._processes is not None and isinstance(sys.exception(), KeyboardInterrupt):
+            self._processes.close()  # else Beam would wait until they have done what they do
         self._closed.set()
         self.data_conn._exception = None  # it has been raised where the worker was waited for
         super().close()

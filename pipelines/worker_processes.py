@@ -178,8 +178,9 @@ class WorkerProcesses:
         return [usage for worker in self._workers if (usage := worker.usage()) is not None]
 
     def close(self) -> None:
-        """Ends them."""
-        _processes.pop(self.key, None)
+        """Ends them, whatever they do."""
+        if _processes.pop(self.key, None) is None:
+            return
         for worker in self._workers:
             worker.close()
         try:

@@ -7,11 +7,31 @@ payload in memory several times over, and names of files and changes repeat in e
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders import Coder
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+_handing_on = False
+
+
+@contextlib.contextmanager
+def handing_on() -> Iterator[None]:
+    """Leaves batches encoded while the block runs: for a process that only hands them on.
+
+    A local runner decodes what it groups for its workers and encodes it again. It looks at keys
+    alone, and encoded batches take less time and, compressed as they are, less memory.
+    """
+    global _handing_on
+    before, _handing_on = _handing_on, True
+    try:
+        yield
+    finally:
+        _handing_on = before
 
 
 class RecordBatchCoder(Coder):
@@ -22,15 +42,19 @@ class RecordBatchCoder(Coder):
     does not claim to be: batches are values here, never keys.
     """
 
-    def encode(self, value: pa.RecordBatch) -> bytes:
+    def encode(self, value: pa.RecordBatch | bytes) -> bytes:
         """Returns the batch as bytes."""
+        if isinstance(value, bytes):
+            return value  # see handing_on
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, value.schema, options=_OPTIONS) as writer:
             writer.write_batch(value)
         return sink.getvalue().to_pybytes()
 
-    def decode(self, encoded: bytes) -> pa.RecordBatch:
+    def decode(self, encoded: bytes) -> pa.RecordBatch | bytes:
         """Returns the batch that `encode` was given."""
+        if _handing_on:
+            return encoded
         with pa.ipc.open_stream(encoded) as reader:
             return reader.read_next_batch()
 

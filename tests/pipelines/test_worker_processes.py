@@ -38,6 +38,8 @@ class Note(beam.DoFn):
             raise ValueError("column brand: is not there\nset input.columns.brand")
         if os.environ.get("SEMID_SAID") == "die" and number == 5:
             os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("SEMID_SAID") == "wait":
+            time.sleep(600)
         yield number % 2, bytes(1000)
 
 
@@ -117,24 +119,29 @@ def test_a_worker_that_is_killed_ends_the_pipeline_and_the_next_one_has_others(
         assert len({said[0] for said in run(options, tmp_path)}) == 2
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    script = """
-import sys, time
+STARTER = """
+import sys
 from pathlib import Path
 from tests.pipelines import test_worker_processes as own
 from pipelines.beam_options import PROCESSES, keep_workers
 options = own.workers(PROCESSES)
 with keep_workers(options):
     own.run(options, Path(sys.argv[1]))
-    Path(sys.argv[1], "ready").touch()
-    time.sleep(600)
 """
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) as starter:
-        while not (tmp_path / "ready").exists():
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_at_once_with_the_process_that_started_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    monkeypatch.setenv("SEMID_SAID", "wait")
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)]) as starter:
+        while len(busy := list(tmp_path.iterdir())) < 2 or not all(p.read_text() for p in busy):
             assert starter.poll() is None
             time.sleep(0.05)
-        starter.kill()
-    processes = {int((tmp_path / str(n)).read_text().split("\n")[0]) for n in range(ELEMENTS)}
+        processes = {int(path.read_text().split("\n")[0]) for path in busy}
+        starter.send_signal(how)
+        assert starter.wait(60) != 0
     assert len(processes) == 2
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{process}").exists() for process in processes):

@@ -2,7 +2,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 
-from semid_transforms.coders import RecordBatchCoder
+from semid_transforms.coders import RecordBatchCoder, handing_on
 from tests.pipelines import jobs
 
 CODER = RecordBatchCoder()
@@ -44,6 +44,15 @@ def test_a_slice_does_not_drag_its_parent_along():
 def test_equal_batches_built_equally_have_equal_bytes():
     rows = pa.array([3, 1, 2])
     assert CODER.encode(wide(9).take(rows)) == CODER.encode(wide(20).take(rows))
+
+
+def test_who_only_hands_batches_on_does_not_decode_them():
+    encoded = CODER.encode(wide(9))
+    with handing_on():
+        kept = CODER.decode(encoded)
+        assert kept is encoded
+        assert CODER.encode(kept) is encoded
+    assert CODER.decode(encoded).equals(wide(9))
 
 
 def test_it_is_the_registered_coder_and_never_a_key():
