@@ -217,7 +217,9 @@ class Chain:
         counters = {}
         if embed["parts"] or read["retired"] or rewrite:
             counters = run_pipeline(
-                self._job.options("place"),
+                self._job.place_options(
+                    [run.scratch("assign", "latents"), run.output("embeddings")]
+                ),
                 lambda root: define_place(
                     root,
                     coded,
