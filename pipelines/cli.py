@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(beam_arguments)}")
     _configure_logging(options.quiet)
     runs_here = not beam_arguments and options.takes_beam_options
-    with early_workers(options.catalog if runs_here else ()):
+    with early_workers(getattr(options, "catalog", ()) if runs_here else ()):
         return _run(options, beam_arguments)
 
 
