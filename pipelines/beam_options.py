@@ -24,6 +24,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 from threadpoolctl import threadpool_limits
 
+from models.cores import usable_cores
 from pipelines.errors import UsageError
 from pipelines.local_runner import local_runner
 from pipelines.worker_processes import (
@@ -285,7 +286,7 @@ def _mode(options: PipelineOptions) -> str | None:
 
 def _num_workers(options: PipelineOptions) -> int:
     """Returns the number of local workers; 0 asks for one per core."""
-    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+    return options.view_as(DirectOptions).direct_num_workers or usable_cores()
 
 
 @contextlib.contextmanager

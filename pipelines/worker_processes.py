@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
+from models.cores import usable_cores
 from pipelines.usage import Usage, counting
 
 END = "end"
@@ -56,7 +57,7 @@ _keeper: _Keeper | None = None
 
 def count_workers(catalog_bytes: int) -> int:
     """Returns how many workers a catalog is worth here; 1 stands for none but this process."""
-    return max(1, min(os.cpu_count() or 1, catalog_bytes // BYTES_PER_WORKER))
+    return max(1, min(usable_cores(), catalog_bytes // BYTES_PER_WORKER))
 
 
 def threads_per_worker(workers: int) -> int:
@@ -64,7 +65,7 @@ def threads_per_worker(workers: int) -> int:
 
     Two worker processes with default BLAS threads ran 2 to 2.3 times slower than one.
     """
-    return max(1, (os.cpu_count() or 1) // workers)
+    return max(1, usable_cores() // workers)
 
 
 class Worker:

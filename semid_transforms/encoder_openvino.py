@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import io
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.cores import usable_cores
 from schemas.config import EncoderConfig
 from semid_transforms.calibration import calibration_texts
 from semid_transforms.encoder_batches import BatchLimits, TextTokenizer, TokenBatch, token_batches
@@ -79,7 +79,7 @@ class CompiledEncoder:
                 vectors[batch.rows] = request.infer(inputs)[0]
 
         # Not openvino.AsyncInferQueue: its callbacks need the interpreter in OpenVINO's threads.
-        threads = min(torch.get_num_threads(), _cores())
+        threads = min(torch.get_num_threads(), usable_cores())
         with ThreadPoolExecutor(threads) as workers:
             for worker in [workers.submit(work) for _ in range(threads)]:
                 worker.result()
@@ -171,8 +171,8 @@ def compile_options(config: EncoderConfig) -> dict[str, Any]:
     """Returns OpenVINO's options for an encoder on this machine."""
     return {
         "INFERENCE_PRECISION_HINT": "f32" if _precision(config) == "float32" else "bf16",
-        "NUM_STREAMS": str(_cores()),
-        "INFERENCE_NUM_THREADS": _cores(),
+        "NUM_STREAMS": str(usable_cores()),
+        "INFERENCE_NUM_THREADS": usable_cores(),
         "ENABLE_CPU_PINNING": False,  # two worker processes would share the first core
     }
 
@@ -264,7 +264,3 @@ def _narrowing(model: openvino.Model) -> list[str]:
                 if rows < columns:
                     names.append(operation.get_friendly_name())
     return names
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

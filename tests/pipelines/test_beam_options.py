@@ -101,7 +101,7 @@ def test_items_are_placed_in_one_process_where_latents_are_large(
 def test_there_are_no_more_workers_than_cores_and_work(
     monkeypatch: pytest.MonkeyPatch, given: list[str], megabytes: int, expected: tuple[str, int]
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
     before = build_options(given)
     direct = settle_workers(before, megabytes << 20).view_as(DirectOptions)
     assert (direct.direct_running_mode, direct.direct_num_workers) == expected
@@ -112,7 +112,7 @@ def test_there_are_no_more_workers_than_cores_and_work(
 def test_threads_are_shared_while_a_pipeline_runs_and_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     seen = []
