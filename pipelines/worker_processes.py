@@ -129,6 +129,8 @@ class WorkerProcesses:
         self.count = count
         self.key = uuid.uuid4().hex
         ours, theirs = zip(*(socket.socketpair() for _ in range(count)), strict=True)
+        for end in (*ours, *theirs):
+            end.setblocking(True)  # Beam's client of Google Cloud sets a default timeout
         descriptors = [end.fileno() for end in theirs]
         threads = dict.fromkeys(THREAD_VARIABLES, str(threads_per_worker(count)))
         # What Beam prints of a failure comes back as the pipeline's error too.

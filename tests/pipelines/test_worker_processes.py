@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +80,15 @@ def test_processes_are_kept_and_follow_folder_and_environment(
     assert options.view_as(DirectOptions).direct_running_mode == PROCESSES
 
 
+def test_a_default_timeout_of_sockets_ends_no_worker(tmp_path: Path) -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)  # as Beam's client of Google Cloud does
+    try:
+        assert len({said[0] for said in run(workers(PROCESSES), tmp_path)}) == 2
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 @pytest.mark.parametrize("mode", [PROCESSES, THREADS])
 def test_no_timer_empties_buffers_at_either_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
@@ -120,10 +130,11 @@ def test_a_worker_that_is_killed_ends_the_pipeline_and_the_next_one_has_others(
 
 
 STARTER = """
-import sys
+import signal, sys
 from pathlib import Path
 from tests.pipelines import test_worker_processes as own
 from pipelines.beam_options import PROCESSES, keep_workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 options = own.workers(PROCESSES)
 with keep_workers(options):
     own.run(options, Path(sys.argv[1]))
@@ -141,7 +152,10 @@ def test_workers_end_at_once_with_the_process_that_started_them(
             time.sleep(0.05)
         processes = {int(path.read_text().split("\n")[0]) for path in busy}
         starter.send_signal(how)
-        assert starter.wait(60) != 0
+        try:
+            assert starter.wait(60) != 0
+        finally:
+            starter.kill()
     assert len(processes) == 2
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{process}").exists() for process in processes):
