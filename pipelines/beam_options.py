@@ -231,14 +231,9 @@ def run_pipeline(
     return counters
 
 
-@contextlib.contextmanager
-def keep_workers(options: PipelineOptions) -> Iterator[None]:
-    """Starts the worker processes that options ask for and keeps them for the block's pipelines."""
-    with kept_workers():
-        if _mode(options) == PROCESSES:
-            with worker_processes(_num_workers(options)):
-                pass
-        yield
+def keep_workers(options: PipelineOptions) -> contextlib.AbstractContextManager[None]:
+    """Starts the worker processes that options ask for and keeps them for a block's pipelines."""
+    return kept_workers(_num_workers(options) if _mode(options) == PROCESSES else 1)
 
 
 @contextlib.contextmanager
@@ -257,10 +252,10 @@ def _runner(options: PipelineOptions) -> Iterator[FnApiRunner | None]:
         return
     try:
         if mode == THREADS:
-            yield local_runner(None)
+            yield local_runner("threads")
         else:
             with worker_processes(count) as processes, processes.watched(), handing_on():
-                yield local_runner(processes)
+                yield local_runner("processes")
     except RuntimeError as error:
         raise _original(error) from error
 

@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.beam_options import (
     check_options,
     is_dataflow,
+    is_in_process,
     link_options,
     settle_workers,
     single_process,
@@ -73,6 +74,8 @@ class Job:
           latents: folders; they are in the first that has parts.
         """
         options = self.options("place")
+        if not is_in_process(options):
+            return options
         shard_rows = self.settings.job.shards.rows_per_shard
         large = shard_rows * _row_bytes(latents) > _LATENT_BYTES
         return single_process(options) if large else options

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from typing import Any
+from typing import Any, Literal
 
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
@@ -23,7 +23,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 
 from pipelines.worker_process import start_harness
-from pipelines.worker_processes import ENDED, Worker, WorkerProcesses, find_processes
+from pipelines.worker_processes import ENDED, Worker, current_processes
 
 _URN = "semid:environment:local_workers:v1"
 _MESSAGE_BYTES = (2 << 30) - (1 << 20)
@@ -34,19 +34,19 @@ _MESSAGE_BYTES = (2 << 30) - (1 << 20)
 class LocalWorkers(Environment):
     """Where a pipeline of this machine runs: with processes that are kept, or threads."""
 
-    def __init__(self, pool: str = "", **kept: Any):
+    def __init__(self, kind: str, **kept: Any):
         """Describes it.
 
         Args:
-          pool: key of `WorkerProcesses`; empty for threads of this process.
+          kind: `processes`, those of `worker_processes`, or `threads` of this one.
           kept: what every environment has.
         """
         super().__init__(**kept)
-        self.pool = pool
+        self.kind = kind
 
     def to_runner_api_parameter(self, context: object) -> tuple[str, bytes]:
         """Returns what `from_runner_api_parameter` takes."""
-        return _URN, self.pool.encode()
+        return _URN, self.kind.encode()
 
     @staticmethod
     def from_runner_api_parameter(
@@ -107,7 +107,7 @@ class _LocalWorkerHandler(GrpcWorkerHandler):
         self.data_conn.output_stream = functools.partial(  # type: ignore[method-assign, assignment]
             _Input, self.data_conn
         )
-        self._processes = find_processes(payload.decode()) if payload else None
+        self._processes = current_processes() if payload == b"processes" else None
         self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -145,15 +145,11 @@ class _LocalWorkerHandler(GrpcWorkerHandler):
             self.control_conn.abort(error)
 
 
-def local_runner(processes: WorkerProcesses | None) -> FnApiRunner:
+def local_runner(kind: Literal["processes", "threads"]) -> FnApiRunner:
     """Returns a runner for one pipeline on this machine.
 
     Args:
-      processes: to run it; None for threads of this process.
+      kind: of workers; processes are those that `worker_processes` gave the block around it.
     """
-    environment = LocalWorkers(
-        "" if processes is None else processes.key,
-        capabilities=python_sdk_capabilities(),
-        artifacts=(),
-    )
+    environment = LocalWorkers(kind, capabilities=python_sdk_capabilities(), artifacts=())
     return FnApiRunner(default_environment=environment)

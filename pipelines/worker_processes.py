@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
@@ -51,7 +50,6 @@ from pipelines.worker_process import main
 main(sys.argv[2:])
 """
 
-_processes: dict[str, WorkerProcesses] = {}
 _keeper: _Keeper | None = None
 
 
@@ -121,13 +119,11 @@ class WorkerProcesses:
 
     Attributes:
       count: of processes.
-      key: which other code knows them by.
     """
 
     def __init__(self, count: int):
         """Starts them; they are ready some seconds later, nobody has to wait."""
         self.count = count
-        self.key = uuid.uuid4().hex
         ours, theirs = zip(*(socket.socketpair() for _ in range(count)), strict=True)
         for end in (*ours, *theirs):
             end.setblocking(True)  # Beam's client of Google Cloud sets a default timeout
@@ -146,7 +142,6 @@ class WorkerProcesses:
             end.close()
         self._workers = [Worker(Connection(end.detach())) for end in ours]
         self._next = 0
-        _processes[self.key] = self
 
     @property
     def alive(self) -> bool:
@@ -182,7 +177,7 @@ class WorkerProcesses:
 
     def close(self) -> None:
         """Ends them, whatever they do."""
-        if _processes.pop(self.key, None) is None:
+        if self._said.closed:
             return
         for worker in self._workers:
             worker.close()
@@ -216,45 +211,53 @@ class _Keeper:
 
 
 @contextlib.contextmanager
-def kept_workers() -> Iterator[None]:
-    """Keeps worker processes for the pipelines that the block runs, and counts what they use."""
+def kept_workers(count: int = 1) -> Iterator[None]:
+    """Keeps worker processes for the pipelines that the block runs, and counts what they use.
+
+    Args:
+      count: of processes to start at once; 1 starts none.
+    """
     global _keeper
-    if _keeper is not None:
+    with contextlib.ExitStack() as stack:
+        if _keeper is None:
+            _keeper = _Keeper()
+            stack.callback(_forget)
+            stack.enter_context(counting(_keeper.usage))
+        if count > 1:
+            _keeper.take(count)
         yield
-        return
-    _keeper = _Keeper()
-    try:
-        with counting(_keeper.usage):
-            yield
-    finally:
-        keeper, _keeper = _keeper, None
+
+
+def _forget() -> None:
+    global _keeper
+    keeper, _keeper = _keeper, None
+    if keeper is not None:
         keeper.close()
 
 
 @contextlib.contextmanager
 def worker_processes(count: int) -> Iterator[WorkerProcesses]:
-    """Gives worker processes for one pipeline: kept ones inside `kept_workers`, else new ones."""
-    with kept_workers():
-        assert _keeper is not None
-        yield _keeper.take(count)
+    """Gives worker processes for one pipeline: kept ones inside `kept_workers`, else new ones.
+
+    Args:
+      count: of processes, at least 2.
+    """
+    with kept_workers(count):
+        yield current_processes()
 
 
-def find_processes(key: str) -> WorkerProcesses:
-    """Returns the processes with a key."""
-    return _processes[key]
+def current_processes() -> WorkerProcesses:
+    """Returns the processes that are kept now."""
+    assert _keeper is not None
+    assert _keeper.processes is not None
+    return _keeper.processes
 
 
-@contextlib.contextmanager
-def early_workers(catalog: Sequence[str]) -> Iterator[None]:
-    """Keeps workers for the block, and starts them at once where a catalog on disk is worth some.
+def early_workers(catalog: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """Keeps workers for a block, and starts them at once where a catalog on disk is worth some.
 
     Args:
       catalog: glob patterns.
     """
     paths = [path for pattern in catalog if "://" not in pattern for path in glob.glob(pattern)]
-    count = count_workers(sum(os.path.getsize(path) for path in paths))
-    with kept_workers():
-        if count > 1:
-            assert _keeper is not None
-            _keeper.take(count)
-        yield
+    return kept_workers(count_workers(sum(os.path.getsize(path) for path in paths)))

@@ -15,6 +15,8 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from models.runs import runs
+
 _GATHERED_BYTES = 16 << 20
 """What a router gathers before it cuts. A batch of 5,000 rows cut into 40 shards would enter the
 shuffle in pieces of 125 rows, each with a schema of its own."""
@@ -36,8 +38,7 @@ def split_by_shard(
         return
     order = np.argsort(shards, kind="stable")
     ordered = shards[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    for start, stop in zip(starts, np.r_[starts[1:], len(order)], strict=True):
+    for start, stop in zip(*runs(ordered), strict=True):
         yield int(ordered[start]), batch.take(pa.array(order[start:stop]))
 
 
