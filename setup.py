@@ -34,6 +34,7 @@ setup(
         "threadpoolctl>=3.5",
         "torch>=2.13",
         "transformers>=5.23,<6",
+        "xxhash>=3.5",
     ],
     extras_require={
         "bench": ["marisa-trie>=1.4", "vector-quantize-pytorch>=1.32"],

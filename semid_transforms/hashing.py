@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 
 def item_hashes(item_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -33,6 +34,13 @@ def blake2b_digests(
         digest.update(content)
         digests.append(digest.digest())
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, size)
+
+
+def xxh3_digests(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the (N, 16) uint8 XXH3-128 digests of the little-endian bytes of (N, D) numbers."""
+    rows = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+    digests = [xxhash.xxh3_128_digest(row, seed) for row in rows]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
 def hash_shards(hashes: np.ndarray, num_shards: int) -> np.ndarray:

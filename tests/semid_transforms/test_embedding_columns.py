@@ -10,6 +10,7 @@ from schemas.config import InputConfig, ShardConfig
 from semid_transforms import files
 from semid_transforms.embedding_columns import (
     EmbeddingSpec,
+    check,
     combine,
     find_embedding,
     fuse_texts,
@@ -79,9 +80,30 @@ def test_texts_stand_before_the_columns():
     ],
 )
 def test_bad_vectors_are_named_and_their_neighbours_kept(vector, problem):
-    matrix, problems = combine([lists([1, 0, 0], vector, [0, 1, 0])], ONE)
-    assert problems == {1: f"column embedding: {problem}"}
-    np.testing.assert_array_equal(matrix, [[1, 0, 0], [0, 0, 0], [0, 1, 0]])
+    for judge in (combine, check):
+        matrix, problems = judge([lists([1, 0, 0], vector, [0, 1, 0])], ONE)
+        assert problems == {1: f"column embedding: {problem}"}
+        np.testing.assert_array_equal(matrix, [[1, 0, 0], [0, 0, 0], [0, 1, 0]])
+
+
+def test_contents_are_values_where_float32_can_hold_them():
+    rows = lists([3, -0.0, 4], [0, -2e-300, 0], [1e300, 1e300, 0], [1e-25, 0, 0])
+    contents, problems = check([rows], ONE)
+    assert (contents.dtype, problems) == (np.float32, {})
+    np.testing.assert_array_equal(contents[0], [3, 0, 4])
+    np.testing.assert_array_equal(contents[1:], combine([rows], ONE)[0][1:])
+    given = rows.cast(pa.list_(pa.float32()))[:1]
+    assert np.shares_memory(check([given], ONE)[0], given.flatten().to_numpy())
+
+
+def test_contents_of_several_columns_stand_side_by_side():
+    both = EmbeddingSpec(("image", "clicks"), (2, 1), (3.0, 4.0), optional=1)
+    columns = [lists([0, 9], [0, 9], [0, 9], None), lists([5], None, [0], [1])]
+    contents, problems = check(columns, both)
+    np.testing.assert_array_equal(contents[0], [0, 9, 5])
+    made, wrong = combine(columns, both)
+    np.testing.assert_array_equal(contents[1:], made[1:])
+    assert problems == wrong
 
 
 finite = st.floats(-1e10, 1e10, allow_subnormal=False)

@@ -1,7 +1,9 @@
+import dataclasses
 import hashlib
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from schemas.config import InputConfig, TextConfig
 from schemas.rejects import RejectReason
@@ -10,7 +12,13 @@ from semid_transforms.coercion import Kind, Problem
 from semid_transforms.embedding_columns import EmbeddingSpec
 from semid_transforms.rows import Field, Reject, Rows, fields_schema
 from semid_transforms.sources import Format, SourceSplit
-from semid_transforms.validation import hash_texts, hash_vectors, plan_fields, validate
+from semid_transforms.validation import (
+    hash_fused,
+    hash_texts,
+    hash_vectors,
+    plan_fields,
+    validate,
+)
 
 SPLIT = SourceSplit("a.jsonl", Format.JSON_LINES, number=3)
 
@@ -122,18 +130,34 @@ def test_embeddings_replace_the_text():
     parsed, rejects = validate(rows(values, embedding), SPLIT, TextConfig(), embedding)
     assert parsed["text"].null_count == 2
     assert parsed["title"].to_pylist() == [None, "t"]
-    content = np.array([0.6, 0.8], "<f4").tobytes()
-    digest = hashlib.blake2b(content, digest_size=16, person=b"semid embedding").digest()
-    assert parsed["content_hash"].to_pylist() == [digest, digest]
+    contents = [np.array(values, "<f4").tobytes() for values in ([3, 4], [6, 8])]
+    digests = [xxhash.xxh3_128_digest(content, embedding.hash_seed) for content in contents]
+    assert parsed["content_hash"].to_pylist() == digests
     assert rejects["reason"].to_pylist() == ["bad_embedding", "missing_id"]
 
 
-def test_hashes_of_texts_and_vectors_never_meet():
+def test_hashes_are_of_the_values_and_of_how_they_are_combined():
+    spec = EmbeddingSpec(("image", "words"), (1, 1), (1.0, 2.0))
     vector = np.frombuffer(b"abcdefgh", "<f4")[None]
-    assert hash_vectors(vector)[0] != hash_texts(pa.array(["abcdefgh"]))[0]
-    assert hash_vectors(vector.astype(">f4")).equals(hash_vectors(vector))
-    assert hash_vectors(np.asfortranarray(vector)).equals(hash_vectors(vector))
+    hashes = hash_vectors(vector, spec)
+    assert hashes[0] != hash_texts(pa.array(["abcdefgh"]))[0]
+    assert hash_vectors(vector.astype(">f4"), spec).equals(hashes)
+    assert hash_vectors(np.asfortranarray(vector), spec).equals(hashes)
+    assert hash_vectors(vector, dataclasses.replace(spec, columns=("i", "w"))).equals(hashes)
+    texts = pa.array(["t"])
+    others = [
+        hash_vectors(vector[:, ::-1], spec),
+        hash_vectors(vector, dataclasses.replace(spec, weights=(2.0, 1.0))),
+        hash_vectors(vector, dataclasses.replace(spec, widths=(2, 0))),
+        hash_vectors(vector, dataclasses.replace(spec, optional=1)),
+        hash_vectors(vector, dataclasses.replace(spec, text=True)),
+        hash_fused(texts, vector, spec),
+        hash_fused(texts, vector[:, ::-1], spec),
+        hash_fused(pa.array(["u"]), vector, spec),
+    ]
+    assert len({hashes[0], *(other[0] for other in others)}) == 1 + len(others)
     assert len(hash_texts(pa.array([], pa.string()))) == 0
+    assert len(hash_vectors(np.empty((0, 2), "f4"), spec)) == 0
 
 
 def test_no_rows_at_all():
