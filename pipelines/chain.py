@@ -19,7 +19,7 @@ from pipelines.definitions import (
     define_place,
     define_read,
 )
-from pipelines.embed import carry_embeddings, embed_changed
+from pipelines.embed import carry_embeddings, embed_changed, own_parts
 from pipelines.fit_link import fit_embedded, tokenizer_origin
 from pipelines.fitted_tokenizers import find_tokenizer
 from pipelines.generation import (
@@ -48,6 +48,7 @@ from semid_transforms.placing import PlaceFolders, PlaceItems
 from semid_transforms.quantizing import AssignCodes, plan_shards
 from semid_transforms.shard_placement import Identity, Stamp
 from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
+from semid_transforms.split_embeddings import stores_early
 
 BYTES_PER_ITEM = 256
 """Rough size of a catalog row on disk, vectors apart; it only decides into how many shards."""
@@ -91,6 +92,11 @@ class Chain:
         run = self._run
         for folder in (run.scratch("read"), run.output("catalog"), run.output("rejects")):
             files.remove_tree(folder)
+        early = None
+        if self._ground.generation is None and stores_early(self._reader.embedding):
+            early = own_parts(run)
+            for folder in (early.embeddings, early.origin):
+                files.remove_tree(folder)
         counters = run_pipeline(
             self._job.options("read"),
             lambda root: define_read(
@@ -105,6 +111,7 @@ class Chain:
                 run,
                 self._space.leaving,
                 self._release_before,
+                early=early,
             ),
         )
         self.keep_rejects()

@@ -16,7 +16,7 @@ from semid_transforms.compaction import CompactEmbeddings
 from semid_transforms.delta_indexing import IndexDelta
 from semid_transforms.delta_placing import PlaceDelta
 from semid_transforms.diffing import DiffItems, Leaving
-from semid_transforms.embedding import EmbedTexts
+from semid_transforms.embedding import EmbeddingParts, EmbedTexts
 from semid_transforms.indexing import IndexItems
 from semid_transforms.lookup import DropRows, FindRows
 from semid_transforms.parent import ReadParent
@@ -40,12 +40,14 @@ def define_read(
     leaving: Leaving | None = None,
     release_before: str = "",
     catalog_folder: str | None = None,
+    early: EmbeddingParts | None = None,
 ) -> None:
     """Reads, validates and deduplicates the catalog and compares it with the parent generation.
 
-    The catalog goes into the generation, or into `catalog_folder`.
+    The catalog goes into the generation, or into `catalog_folder`; the embeddings of all valid rows
+    are stored in `early`, where that is given.
     """
-    catalog = root | "ReadCatalog" >> ReadCatalog(reader)
+    catalog = root | "ReadCatalog" >> ReadCatalog(reader, early)
     sides = [catalog.parsed]
     if parent_paths:
         owned = ReadParent(layout, release_before)

@@ -5,6 +5,7 @@ What is stored of the others is carried over.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -25,6 +26,15 @@ from semid_transforms.compaction import CompactEmbeddings, plan_buckets
 from semid_transforms.embedding import EmbeddingParts, EmbedTexts
 
 _log = logging.getLogger(__name__)
+
+
+def own_parts(run: Run) -> EmbeddingParts:
+    """Returns where a run's embeddings go."""
+    return EmbeddingParts(
+        embeddings=run.output("embeddings"),
+        origin=run.scratch("origin"),
+        prefix=f"part-{run.generation[:6]}",
+    )
 
 
 def embed_changed(
@@ -56,12 +66,8 @@ def embed_changed(
     # What other runs under this root embedded in the same way and did not publish.
     same_encoder = {"encoder": catalog.encoder["fingerprint"]}
     kept = [other for other in kept_runs(job.root, same_encoder) if other.key != run.key]
-    parts = EmbeddingParts(
-        embeddings=run.output("embeddings"),
-        origin=run.scratch("origin"),
-        prefix=f"part-{run.generation[:6]}",
-        known=(*published, *_parts_in([other.output("embeddings") for other in kept])),
-    )
+    known = (*published, *_parts_in([other.output("embeddings") for other in kept]))
+    parts = dataclasses.replace(own_parts(run), known=known)
     counters: dict[str, int] = {}
     text_parts = parts
     if catalog.fuses:
@@ -85,6 +91,10 @@ def embed_changed(
             job.options("embed"), lambda root: define_collect(root, changed, collect)
         )
     names = [files.base_name(path) for path in files.list_files(parts.origin, ".parquet")]
+    for path in files.list_files(parts.embeddings, ".parquet"):
+        name = files.base_name(path)
+        if name.startswith(f"{parts.prefix}-") and name not in names:
+            files.remove_file(path)  # written while its split was read, of which no row was kept
     return {"parts": names, "counters": counters}
 
 

@@ -16,11 +16,14 @@ import pyarrow.compute as pc
 
 from schemas.arrays import list_from_matrix, matrix_from_list
 from schemas.tables import changed_schema
+from semid_transforms import files
 from semid_transforms.embedding import (
     EmbeddingParts,
     by_content,
     find_embeddings,
     pending_schema,
+    read_embeddings,
+    write_origin,
     write_part,
 )
 from semid_transforms.embedding_columns import fuse_texts, read_vectors
@@ -86,10 +89,7 @@ class _RouteBySplit(Router):
     """Cuts changed rows by the catalog split they were read from."""
 
     def __init__(self, reader: CatalogReader):
-        # The splits of a file follow each other.
-        self._first = {
-            split.path: number for number, split in enumerate(reader.splits) if split.number == 0
-        }
+        self._first = reader.first_splits
 
     def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         sources = pc.dictionary_encode(batch["source"])
@@ -98,7 +98,10 @@ class _RouteBySplit(Router):
 
 
 class _CollectPart(beam.DoFn):
-    """Reads a split again, picks the wanted embeddings and writes them as one part."""
+    """Writes the embeddings of a split's changed rows as one part.
+
+    They are read again from the split, unless its part is there: see `split_embeddings`.
+    """
 
     def __init__(
         self,
@@ -122,9 +125,16 @@ class _CollectPart(beam.DoFn):
         assert reader.embedding is not None
         rows = by_content(gather(list(batches), changed_schema(self._sid_type)))
         wanted = rows["row"].to_numpy()
+        beam.metrics.Metrics.counter("embed", "rows-in").inc(rows.num_rows)
+        part = self._parts.name(number)
+        stored = files.join(self._parts.embeddings, part)
+        if files.exists(stored):
+            self._settle(rows, stored)
+            self._meter.done(started, rows.num_rows, rows.nbytes)
+            yield part
+            return
         split = reader.splits[number]
         vectors = read_vectors(split, wanted, reader.input, reader.shards, reader.embedding)
-        beam.metrics.Metrics.counter("embed", "rows-in").inc(rows.num_rows)
         bounds = np.cumsum([0, *reader.embedding.widths])
         columns = list(zip(reader.embedding.columns, bounds, bounds[1:], strict=False))
         for column, start, stop in columns[len(columns) - reader.embedding.optional :]:
@@ -133,10 +143,24 @@ class _CollectPart(beam.DoFn):
         if reader.embedding.text:
             texts = text_embeddings(rows["text"], self._text_parts)
             vectors = fuse_texts(texts, vectors, reader.embedding)
-        pending = pending_vectors(rows, vectors, self._parts.name(number))
-        part = write_part(pending, self._parts.embeddings, self._parts.origin)
+        pending = pending_vectors(rows, vectors, part)
+        write_part(pending, self._parts.embeddings, self._parts.origin)
         self._meter.done(started, pending.num_rows, pending.nbytes)
         yield part
+
+    def _settle(self, rows: pa.RecordBatch, stored: str) -> None:
+        """Makes a part that was written while its split was read one of the kept rows alone."""
+        names = ["item_id", "content_hash"]
+        written = files.read_table(stored, names).combine_chunks().to_batches()
+        if written and written[0].equals(rows.select(names)):
+            write_origin(rows, self._parts.origin, files.base_name(stored))
+            return
+        assert self._reader.embedding is not None
+        vectors = read_embeddings(
+            [stored], rows["content_hash"], self._reader.embedding.embedding_dim
+        )
+        pending = pending_vectors(rows, vectors, files.base_name(stored))
+        write_part(pending, self._parts.embeddings, self._parts.origin)
 
 
 @dataclasses.dataclass

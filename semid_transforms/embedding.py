@@ -201,13 +201,19 @@ def write_part(batch: pa.RecordBatch, embeddings_folder: str, origin_folder: str
     A part counts as done when its origin file is there.
     """
     part: str = batch["part"][0].as_py()
-    embeddings, origin = embedding_schema(), origin_schema(batch.schema.field("sid").type)
+    embeddings = embedding_schema()
     rows = batch.select(embeddings.names).cast(embeddings)
     files.write_table(files.join(embeddings_folder, part), embeddings, [rows], GROUP_ROWS)
-    files.write_table(
-        files.join(origin_folder, part), origin, [conform(batch.select(origin.names), origin)]
-    )
+    write_origin(batch, origin_folder, part)
     return part
+
+
+def write_origin(rows: pa.RecordBatch, folder: str, part: str) -> None:
+    """Writes the origin part of an embedding part, whose rows it takes in the same order."""
+    origin = origin_schema(rows.schema.field("sid").type)
+    files.write_table(
+        files.join(folder, part), origin, [conform(rows.select(origin.names), origin)]
+    )
 
 
 class EncoderHandler(ModelHandler[pa.RecordBatch, pa.RecordBatch, SentenceEncoder]):

@@ -12,11 +12,14 @@ from apache_beam.metrics import Metrics
 
 from schemas.config import InputConfig, ShardConfig, TextConfig
 from schemas.tables import SOURCE_COUNTS
+from semid_transforms.embedding import EmbeddingParts
 from semid_transforms.embedding_columns import EmbeddingSpec, find_embedding
 from semid_transforms.files import SourceFile
 from semid_transforms.formats import read_rows
 from semid_transforms.metering import Meter
+from semid_transforms.rows import Rows
 from semid_transforms.sources import SourceSplit, check_columns, list_splits
+from semid_transforms.split_embeddings import SplitEmbeddings
 from semid_transforms.validation import plan_fields, validate
 
 PARSED_TAG = "parsed"
@@ -30,7 +33,7 @@ def read_split(
     text_config: TextConfig,
     shard_config: ShardConfig,
     embedding: EmbeddingSpec | None = None,
-) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch, int]]:
+) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch, Rows]]:
     """Reads and validates a split.
 
     Args:
@@ -41,7 +44,8 @@ def read_split(
       embedding: from `find_embedding`; None renders text alone.
 
     Yields:
-      A `PARSED` batch, a `REJECTS` batch and the rows read for them, which is the sum of theirs.
+      A `PARSED` batch, a `REJECTS` batch and the rows read for them; `Rows.read` of them are the
+      sum of theirs.
 
     Raises:
       OSError: the file cannot be opened or read; the message names it.
@@ -49,7 +53,7 @@ def read_split(
     fields = plan_fields(input_config, text_config, embedding)
     for rows in read_rows(split, fields, input_config, shard_config):
         parsed, rejects = validate(rows, split, text_config, embedding)
-        yield parsed, rejects, rows.read
+        yield parsed, rejects, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,11 @@ class CatalogReader:
     def embedding_dim(self) -> int | None:
         """Length D of the embeddings the catalog brings, None when text is to be embedded."""
         return None if self.embedding is None or self.embeds_text else self.embedding.embedding_dim
+
+    @property
+    def first_splits(self) -> dict[str, int]:
+        """Where in `splits` those of each file begin; they follow each other."""
+        return {split.path: place for place, split in enumerate(self.splits) if split.number == 0}
 
     @property
     def embeds_text(self) -> bool:
@@ -121,9 +130,9 @@ def has_rows(reader: CatalogReader) -> bool:
       OSError: a file cannot be opened or read; the message names it.
     """
     return any(
-        read
+        rows.read
         for split in reader.splits
-        for _, _, read in read_split(
+        for _, _, rows in read_split(
             split, reader.input, reader.text, reader.shards, reader.embedding
         )
     )
@@ -133,8 +142,10 @@ def has_rows(reader: CatalogReader) -> bool:
     pa.RecordBatch, **{REJECTED: pa.RecordBatch, COUNTS: pa.RecordBatch}
 )
 class _ReadSplit(beam.DoFn):
-    def __init__(self, reader: CatalogReader) -> None:
+    def __init__(self, reader: CatalogReader, early: EmbeddingParts | None) -> None:
         self._reader = dataclasses.replace(reader, sources=(), splits=())  # shipped to every worker
+        self._first_splits = reader.first_splits
+        self._early = early
         self._rows_in = Metrics.counter("read", "rows-in")
         self._rows_out = Metrics.counter("read", "rows-out")
         self._meter = Meter("read", "validate")
@@ -142,14 +153,20 @@ class _ReadSplit(beam.DoFn):
     def process(self, split: SourceSplit) -> Iterator[object]:
         reader = self._reader
         total = refused = 0
+        embeddings = None
+        if self._early is not None:
+            assert reader.embedding is not None
+            embeddings = SplitEmbeddings(self._early, reader.embedding)
         started = self._meter.start()
-        for parsed, rejects, read in read_split(
+        for parsed, rejects, rows in read_split(
             split, reader.input, reader.text, reader.shards, reader.embedding
         ):
+            if embeddings is not None and parsed.num_rows:
+                embeddings.add(rows, parsed)
             self._meter.done(started, parsed.num_rows, parsed.nbytes)
-            total += read
+            total += rows.read
             refused += rejects.num_rows
-            self._rows_in.inc(read)
+            self._rows_in.inc(rows.read)
             self._rows_out.inc(parsed.num_rows)
             for reason, count in Counter(rejects.column("reason").to_pylist()).items():
                 Metrics.counter("read", f"rows-rejected-{reason}").inc(count)
@@ -158,6 +175,9 @@ class _ReadSplit(beam.DoFn):
             if rejects.num_rows:
                 yield beam.pvalue.TaggedOutput(REJECTED, rejects)
             started = self._meter.start()  # what follows this stage is not its time
+        if embeddings is not None:
+            embeddings.write(self._first_splits[split.path] + split.number)
+            self._meter.done(started, 0, 0)
         row = {"source": split.path, "read": total, "live": 0, "rejected": refused, "duplicate": 0}
         counts = pa.RecordBatch.from_pylist([row], SOURCE_COUNTS)
         yield beam.pvalue.TaggedOutput(COUNTS, counts)
@@ -169,9 +189,14 @@ class ReadCatalog(beam.PTransform):
 
     Outputs: `parsed`, `PARSED` batches; `rejected`, `REJECTS` batches; `counts`, one
     `SOURCE_COUNTS` batch per split.
+
+    Attributes:
+      reader: of the catalog.
+      early: where the embeddings of all valid rows are stored meanwhile, see `split_embeddings`.
     """
 
     reader: CatalogReader
+    early: EmbeddingParts | None = None
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         """Wires the stage."""
@@ -180,5 +205,7 @@ class ReadCatalog(beam.PTransform):
             | "ListSplits" >> beam.Create(self.reader.splits).with_output_types(SourceSplit)
             | "SpreadSplits" >> beam.Reshuffle()
             | "ReadSplit"
-            >> beam.ParDo(_ReadSplit(self.reader)).with_outputs(REJECTED, COUNTS, main=PARSED_TAG)
+            >> beam.ParDo(_ReadSplit(self.reader, self.early)).with_outputs(
+                REJECTED, COUNTS, main=PARSED_TAG
+            )
         )

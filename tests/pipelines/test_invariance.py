@@ -123,7 +123,7 @@ def test_the_job_is_its_functions_called_one_by_one(text_root, text_config):
     (parsed, rejects, rows), *others = read_split(
         splits[0], settings.job.input, TextConfig(), ShardConfig()
     )
-    assert (rejects.num_rows, rows, others) == (0, 300, [])
+    assert (rejects.num_rows, rows.read, others) == (0, 300, [])
 
     table = pa.Table.from_batches([parsed]).sort_by(
         [("content_hash", "ascending"), ("item_id", "ascending")]

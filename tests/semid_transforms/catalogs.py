@@ -74,11 +74,11 @@ class Read:
                 bad.validate(full=True)
                 assert good.schema.equals(PARSED)
                 assert bad.schema.equals(REJECTS)
-                assert rows == good.num_rows + bad.num_rows
+                assert rows.read == good.num_rows + bad.num_rows
                 assert good.num_rows <= shards.batch_rows
                 parsed.append(good)
                 rejects.append(bad)
-                self.rows += rows
+                self.rows += rows.read
         self.parsed = pa.Table.from_batches(parsed, PARSED)
         self.rejects = pa.Table.from_batches(rejects, REJECTS).to_pylist()
 
