@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.allocator import keep_freed_memory
 from pipelines.arguments import build_parser
 from pipelines.errors import CommandError, UsageError
 from pipelines.lean_imports import import_lean
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Spinning OpenMP threads made small matrix products 7 to 12 times slower on cores that other
     # processes use too. Read when torch is first imported, which every command does after this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     parser = build_parser()
     options, beam_arguments = parser.parse_known_args(arguments)
     if beam_arguments and not options.takes_beam_options:

@@ -44,6 +44,8 @@ _START = """
 import json, logging, sys
 logging.getLogger().setLevel(logging.ERROR)
 sys.path[:] = json.loads(sys.argv[1])
+from pipelines.allocator import keep_freed_memory
+keep_freed_memory()
 from pipelines.lean_imports import import_lean
 import_lean([])
 from pipelines.worker_process import main
