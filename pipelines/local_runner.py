@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from apache_beam.portability.api import beam_fn_api_pb2
@@ -66,7 +67,7 @@ class _Input:
 
     It is one message, because the runner writes all of it before the worker is told to read: of
     several, those that fit in no queue would wait for ever. Beam's own stream does the same with
-    two copies more.
+    more copies.
     """
 
     def __init__(self, channel: Any, instruction_id: str, transform_id: str):
@@ -86,16 +87,23 @@ class _Input:
                 f"a worker's share of a shuffle has {len(data):,} bytes, and one message holds "
                 f"{_MESSAGE_BYTES:,}: raise --direct_num_workers, or set it to 1"
             )
+        message = beam_fn_api_pb2.Elements()
+        where = {"instruction_id": self._instruction_id, "transform_id": self._transform_id}
         if data:
-            self._send(data=data)
-        self._send(is_last=True)
+            message.data.add(**where, data=data)
+        message.data.add(**where, is_last=True)
+        self._channel._pending_send.put((message, len(data)), len(data))
 
-    def _send(self, **content: Any) -> None:
-        self._channel._enqueue_to_send(
-            beam_fn_api_pb2.Elements.Data(
-                instruction_id=self._instruction_id, transform_id=self._transform_id, **content
-            )
-        )
+
+def _messages(channel: Any) -> Iterator[beam_fn_api_pb2.Elements]:
+    """Yields what is to be sent to a worker; Beam's own copies each message several times more."""
+    while (content := channel._to_send.get()) is not channel._WRITES_FINISHED:
+        if isinstance(content, beam_fn_api_pb2.Elements):
+            yield content
+        elif isinstance(content, beam_fn_api_pb2.Elements.Timers):
+            yield beam_fn_api_pb2.Elements(timers=[content])
+        else:
+            yield beam_fn_api_pb2.Elements(data=[content])
 
 
 @WorkerHandler.register_environment(_URN, bytes)
@@ -106,6 +114,9 @@ class _LocalWorkerHandler(GrpcWorkerHandler):
         super().__init__(*runner)
         self.data_conn.output_stream = functools.partial(  # type: ignore[method-assign, assignment]
             _Input, self.data_conn
+        )
+        self.data_conn._write_outputs = functools.partial(  # type: ignore[method-assign]
+            _messages, self.data_conn
         )
         self._processes = current_processes() if payload == b"processes" else None
         self._worker: Worker | None = None
