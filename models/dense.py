@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -13,6 +14,46 @@ from models.products import product
 
 BLOCK_ROWS = 4096
 _UNIT_ROUNDOFF = 2.0**-53
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _WideLayer:
+    """One layer in float64, and what bounds how far the order of its sums can move its outputs.
+
+    Attributes:
+      weight: (in, out).
+      bias: (out,).
+      columns: (out,) 2-norms of the weight's columns.
+      norm: 2-norm of those, which is the weight's Frobenius norm.
+      bias_bound: (out,), how far adding the bias can move each output.
+      bias_norm: its 2-norm.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    columns: np.ndarray
+    norm: float
+    bias_bound: np.ndarray
+    bias_norm: float
+
+    @classmethod
+    def of(cls, weight: np.ndarray, bias: np.ndarray) -> _WideLayer:
+        """Takes float32 parameters."""
+        wide, wide_bias = weight.astype(np.float64), bias.astype(np.float64)
+        columns = np.sqrt((wide**2).sum(axis=0))
+        bound = 2 * (len(wide) + 2) * _UNIT_ROUNDOFF * np.abs(wide_bias)
+        norm, bias_norm = (float(np.linalg.norm(values)) for values in (columns, bound))
+        return cls(wide, wide_bias, columns, norm, bound, bias_norm)
+
+    def moved(self, rows: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Returns (n,): times the norm of a column, how far that output can move.
+
+        Args:
+          rows: (n, in) float64.
+          error: (n,) bounds of the 2-norm of what is wrong with each row already.
+        """
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        return error + 2 * (len(self.weight) + 2) * _UNIT_ROUNDOFF * lengths
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,29 +144,33 @@ class DenseNetwork:
             points[open_rows] = np.rint(self._in_index_order(block[open_rows]) / self.grid)
         return points
 
+    @functools.cached_property
+    def _wide(self) -> tuple[_WideLayer, ...]:
+        return tuple(map(_WideLayer.of, self.weights, self.biases))
+
+    @functools.cached_property
+    def _wide_shortcut(self) -> _WideLayer:
+        assert self.shortcut is not None
+        return _WideLayer.of(self.shortcut, np.zeros(self.out_dim, np.float32))
+
     def _float64(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns float64 outputs and how far another summation order can move them."""
         hidden, error = block, np.zeros(len(block))
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            wide = weight.astype(np.float64)
-            columns = np.sqrt((wide**2).sum(axis=0))
-            terms = len(wide) + 2
-            norms = np.sqrt((hidden**2).sum(axis=1))
+        *inner, last = self._wide
+        for layer in inner:
             # `error` bounds the 2-norm of the error of `hidden`.
-            bound = (error + 2 * terms * _UNIT_ROUNDOFF * norms)[:, None] * columns
-            bound += 2 * terms * _UNIT_ROUNDOFF * np.abs(bias.astype(np.float64))
-            hidden = hidden @ wide + bias
-            if layer < len(self.weights) - 1:
-                hidden = np.maximum(hidden, 0.0)
-                error = np.sqrt((bound**2).sum(axis=1))
+            error = layer.moved(hidden, error) * layer.norm + layer.bias_norm
+            hidden = hidden @ layer.weight
+            hidden += layer.bias
+            np.maximum(hidden, 0.0, out=hidden)
+        bound = last.moved(hidden, error)[:, None] * last.columns + last.bias_bound
+        hidden = hidden @ last.weight + last.bias
         if self.shortcut is not None:
-            wide = self.shortcut.astype(np.float64)
-            straight = block @ wide
-            norms = np.sqrt((block**2).sum(axis=1))
-            columns = np.sqrt((wide**2).sum(axis=0))
-            bound = bound + 2 * len(wide) * _UNIT_ROUNDOFF * norms[:, None] * columns
+            straight = block @ self._wide_shortcut.weight
+            moved = self._wide_shortcut.moved(block, np.zeros(len(block)))
+            bound += moved[:, None] * self._wide_shortcut.columns
             bound += 2 * _UNIT_ROUNDOFF * (np.abs(hidden) + np.abs(straight))
-            hidden = hidden + straight
+            hidden += straight
         return hidden, bound
 
     def _in_index_order(self, block: np.ndarray) -> np.ndarray:

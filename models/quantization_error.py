@@ -33,14 +33,23 @@ def quantization_errors(
     Returns:
       (N,) float32.
     """
-    errors = np.empty(len(codes), np.float32)
+    errors = np.empty(len(codes))
+    open_rows = np.zeros(len(codes), bool)
     for start in range(0, len(codes), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
-        errors[block] = _block_errors(quantizer, embeddings[block], codes[block])
-    return errors
+        errors[block], open_rows[block] = _block_errors(quantizer, embeddings[block], codes[block])
+    undecided = np.flatnonzero(open_rows)
+    for start in range(0, len(undecided), _BLOCK_ROWS):
+        rows = undecided[start : start + _BLOCK_ROWS]
+        exact = quantizer.decode(codes[rows]).astype(np.float64) - embeddings[rows]
+        errors[rows] = _round(np.square(exact).sum(axis=1))
+    return errors.astype(np.float32)
 
 
-def _block_errors(quantizer: Quantizer, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _block_errors(
+    quantizer: Quantizer, rows: np.ndarray, codes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (n,) rounded errors from float32, and (n,) whether it leaves them open."""
     decoded = quantizer.nearly_decode(codes)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     lengths += np.sqrt(np.einsum("nd,nd->n", decoded, decoded))
@@ -49,11 +58,7 @@ def _block_errors(quantizer: Quantizer, rows: np.ndarray, codes: np.ndarray) -> 
     shift = DECODED_WITHIN * lengths.astype(np.float64)
     within = 2 * np.sqrt(square) * shift + shift**2
     rounded = _round(np.maximum(square - within, 0))
-    open_rows = np.flatnonzero(rounded != _round(square + within))
-    if len(open_rows):
-        exact = quantizer.decode(codes[open_rows]).astype(np.float64) - rows[open_rows]
-        rounded[open_rows] = _round(np.square(exact).sum(axis=1))
-    return rounded.astype(np.float32)
+    return rounded, rounded != _round(square + within)
 
 
 def _round(values: np.ndarray) -> np.ndarray:
