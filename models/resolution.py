@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from models.packed_tuples import codes_below, free_codes, is_in
 from models.placement import (
     BLOCK_ENTRIES,
     UNPLACED,
@@ -87,7 +88,7 @@ def settle(base_codes: np.ndarray, occupied_prefixes: np.ndarray, layout: SidLay
     """
     tuples = layout.prefixes(layout.pack(base_codes), layout.num_levels)
     _, inverse, counts = np.unique(tuples, return_inverse=True, return_counts=True)
-    return (counts[inverse] == 1) & ~_is_in(tuples, np.asarray(occupied_prefixes, np.uint64))
+    return (counts[inverse] == 1) & ~is_in(tuples, np.asarray(occupied_prefixes, np.uint64))
 
 
 def resolve(
@@ -215,7 +216,7 @@ def _reassign(
     limit = max(ASSIGNMENT_LIMIT, BLOCK_ENTRIES // max(size, rows.latents.shape[1]))
     for first, stop in _blocks(ends, limit):
         low, high = starts[first], ends[stop - 1]
-        free = _free_codes(tuples, parents[starts[first:stop]], bits, size)
+        free = free_codes(tuples, parents[starts[first:stop]], bits, size)
         if ends[first] - low > ASSIGNMENT_LIMIT:
             codes[low:high, last] = _place_many(rows, np.arange(low, high), books, free[0])
             continue
@@ -279,7 +280,7 @@ def _spill(
         if not len(left):
             continue
         used = np.zeros(layout.codebook_sizes[last - 1 :], bool)
-        below = _below(tuples, grandparents[start], layout.level_bits[last - 1] + bits)
+        below = codes_below(tuples, grandparents[start], layout.level_bits[last - 1] + bits)
         used[below >> bits, below & ((1 << bits) - 1)] = True
         placed = start + np.flatnonzero(stage[start:end] != _SUFFIXED)
         used[codes[placed, last - 1], codes[placed, last]] = True
@@ -365,36 +366,8 @@ def _share(base: np.ndarray, occupied: np.ndarray, layout: SidLayout) -> Resolut
         suffix=np.zeros(len(base), np.int32),
         placement=np.full(len(base), NEAREST, object),
         added_distance=np.zeros(len(base), np.float32),
-        num_shared=int(((counts[inverse] > 1) | _is_in(sids, occupied)).sum()),
+        num_shared=int(((counts[inverse] > 1) | is_in(sids, occupied)).sum()),
     )
-
-
-def _is_in(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """Returns (n,) bool, which values occur in an ascending array."""
-    found = np.searchsorted(ascending, values)
-    inside = found < len(ascending)
-    inside[inside] = ascending[found[inside]] == values[inside]
-    return inside
-
-
-def _below(tuples: np.ndarray, prefix: np.uint64, bits: int) -> np.ndarray:
-    """Returns the int64 low `bits` of the sorted packed tuples that start with a prefix."""
-    mask = np.uint64((1 << bits) - 1)
-    first = np.uint64(prefix) << np.uint64(bits) if bits < 64 else np.uint64(0)
-    begin, end = np.searchsorted(tuples, first), np.searchsorted(tuples, first | mask, "right")
-    return (tuples[begin:end] & mask).astype(np.int64)
-
-
-def _free_codes(tuples: np.ndarray, prefixes: np.ndarray, bits: int, size: int) -> np.ndarray:
-    """Returns (G, size) bool, which last codes no tuple has under each of G ascending prefixes."""
-    above = tuples >> np.uint64(bits)
-    begin = np.searchsorted(above, prefixes)
-    count = np.searchsorted(above, prefixes, "right") - begin
-    run = np.repeat(np.arange(len(prefixes)), count)
-    at = np.arange(len(run)) + np.repeat(begin - np.append(0, np.cumsum(count)[:-1]), count)
-    free = np.ones((len(prefixes), size), bool)
-    free[run, (tuples[at] & np.uint64((1 << bits) - 1)).astype(np.int64)] = False
-    return free
 
 
 def _blocks(ends: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,7 @@ from pipelines.definitions import (
     define_place,
     define_read,
 )
-from pipelines.embed import carry_embeddings, embed_changed, own_parts
+from pipelines.embed import carry_embeddings, early_parts, embed_changed
 from pipelines.fit_link import fit_embedded, tokenizer_origin
 from pipelines.fitted_tokenizers import find_tokenizer
 from pipelines.generation import (
@@ -42,13 +42,13 @@ from semid_transforms import files
 from semid_transforms.catalog import has_categories
 from semid_transforms.drift import measure_drift
 from semid_transforms.features import FeatureSet
+from semid_transforms.identity import Identity, Stamp
 from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
+from semid_transforms.leftovers import remove_leftovers
 from semid_transforms.measuring import metrics_bytes
 from semid_transforms.placing import PlaceFolders, PlaceItems
 from semid_transforms.quantizing import AssignCodes, plan_shards
-from semid_transforms.shard_placement import Identity, Stamp
 from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
-from semid_transforms.split_embeddings import stores_early
 
 BYTES_PER_ITEM = 256
 """Rough size of a catalog row on disk, vectors apart; it only decides into how many shards."""
@@ -92,20 +92,13 @@ class Chain:
         run = self._run
         for folder in (run.scratch("read"), run.output("catalog"), run.output("rejects")):
             files.remove_tree(folder)
-        early = None
-        if self._ground.generation is None and stores_early(self._reader.embedding):
-            early = own_parts(run)
-            for folder in (early.embeddings, early.origin):
-                files.remove_tree(folder)
+        early = early_parts(run, self._reader) if self._ground.generation is None else None
         counters = run_pipeline(
             self._job.options("read"),
             lambda root: define_read(
                 root,
                 self._reader,
-                [
-                    *self._parent_paths("items"),
-                    *self._ground_paths("reserved"),
-                ],
+                [*self._parent_paths("items"), *self._ground_paths("reserved")],
                 self._parent_layout,
                 self._num_item_shards(),
                 run,
@@ -275,10 +268,10 @@ class Chain:
             changes=tuple(files.list_files(run.output("changes"), ".parquet")),
         )
         by_category = has_categories(catalog)
-        renamed = by_category != has_categories(self._ground_paths("catalog"))
         labelling = Labelling(
             by_category=by_category,
-            every_row=place["everything"] or renamed,
+            every_row=place["everything"]
+            or by_category != has_categories(self._ground_paths("catalog")),
             parent_nodes=tuple(self._ground_paths("nodes")),
             num_shards=self._num_item_shards(),
         )
@@ -317,7 +310,7 @@ class Chain:
             self._config,
             self._command,
         )
-        files.remove_leftovers(run.generation_folder)
+        remove_leftovers(run.generation_folder)
         run.check_held()
         self._job.root.publish(manifest, self._parent)
         run.discard()

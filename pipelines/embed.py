@@ -24,6 +24,8 @@ from semid_transforms import files
 from semid_transforms.collecting import CollectVectors
 from semid_transforms.compaction import CompactEmbeddings, plan_buckets
 from semid_transforms.embedding import EmbeddingParts, EmbedTexts
+from semid_transforms.reading import CatalogReader
+from semid_transforms.split_embeddings import stores_early
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,16 @@ def own_parts(run: Run) -> EmbeddingParts:
         origin=run.scratch("origin"),
         prefix=f"part-{run.generation[:6]}",
     )
+
+
+def early_parts(run: Run, reader: CatalogReader) -> EmbeddingParts | None:
+    """Returns where a first run stores embeddings while it reads, emptied; None if it cannot."""
+    if not stores_early(reader.embedding):
+        return None
+    parts = own_parts(run)
+    for folder in (parts.embeddings, parts.origin):
+        files.remove_tree(folder)
+    return parts
 
 
 def embed_changed(

@@ -30,6 +30,7 @@ from pipelines.root import MANIFEST, Root
 from pipelines.runs import claim_run, is_running
 from schemas.manifest import Manifest
 from semid_transforms import files
+from semid_transforms.leftovers import find_leftovers
 
 STALE_HOURS = 24.0
 """Hours after which a run that nobody works on counts as abandoned: a scheduler retries sooner."""
@@ -188,8 +189,8 @@ def garbage_text(root: Root, garbage: Garbage, removed: bool) -> str:
 
 def _leftovers(root: Root, stale_hours: float) -> list[str]:
     idle = stale_hours * 3600
-    found = files.find_leftovers(root.path, idle, deep=False)
-    found += files.find_leftovers(files.join(root.path, "tokenizers"), idle)
+    found = find_leftovers(root.path, idle, deep=False)
+    found += find_leftovers(files.join(root.path, "tokenizers"), idle)
     return [os.path.relpath(path, root.path) for path in found]
 
 

@@ -100,6 +100,11 @@ def keys_from_fixed_binary(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return rows.view(f"S{rows.shape[1]}").reshape(-1)
 
 
+def unsigned_from_integers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns an integer column without nulls or negatives, such as packed SIDs, as (N,) uint64."""
+    return column.to_numpy(zero_copy_only=False).astype(np.uint64)
+
+
 def mask_from_bool(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Converts a boolean column into (N,) bool; null is False."""
     filled = pc.fill_null(column, False)

@@ -17,19 +17,14 @@ import pyarrow.compute as pc
 
 from schemas.tables import changes_schema, items_schema, reserved_schema
 from semid_transforms import files
+from semid_transforms.identity import Identity
 from semid_transforms.lookup import find_rows
 from semid_transforms.placing import PlaceItems, SettleRows, read_settled
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import empty_batch, gather
-from semid_transforms.shard_placement import (
-    PLACE,
-    Identity,
-    ParentShard,
-    PlacedShard,
-    place_rows,
-    touched_range,
-)
+from semid_transforms.shard_placement import ParentShard, PlacedShard, place_rows
 from semid_transforms.shard_plan import DELTA_PREFIX, PartIndex
+from semid_transforms.shard_roles import PLACE, touched_range
 
 TABLES = ("items", "reserved", "changes")
 

@@ -7,11 +7,9 @@ import dataclasses
 import errno
 import hashlib
 import importlib
-import math
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
@@ -26,7 +24,8 @@ from semid_transforms.remote import WholeFile, abandon, is_absence, naming
 
 _COPY_BYTES = 4 << 20
 
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
+"""How the name of a file ends that is still written; it begins with a dot."""
 
 _SPOOLED_BYTES = 64 << 20
 """A remote file up to this size is put together in memory, a larger one in a temporary file."""
@@ -173,7 +172,7 @@ def atomic_writer(path: str) -> Iterator[BinaryIO]:
     if is_local(path):
         folder, name = os.path.split(path)
         os.makedirs(folder or ".", exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}{_TEMPORARY}")
+        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}{TEMPORARY}")
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -271,38 +270,6 @@ def sync_folders(folder: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def find_leftovers(folder: str, idle_seconds: float = 0.0, deep: bool = True) -> list[str]:
-    """Returns what writers that were killed left half written in a folder, sorted.
-
-    Object stores show no half-written objects: nothing is found there.
-
-    Args:
-      folder: to look in.
-      idle_seconds: files that were written to later than so long ago are left out, unless 0.
-      deep: look in the folders below too.
-    """
-    found: list[str] = []
-    # The clock of a network filesystem may be ahead of this machine's.
-    before = time.time() - idle_seconds if idle_seconds else math.inf
-    for at, below, names in os.walk(folder) if is_local(folder) else ():
-        if not deep:
-            below.clear()
-        for name in names:
-            path = os.path.join(at, name)
-            if name.startswith(".") and name.endswith(_TEMPORARY):
-                with contextlib.suppress(FileNotFoundError):  # its writer has just ended
-                    if os.stat(path).st_mtime <= before:
-                        found.append(path)
-    return sorted(found)
-
-
-def remove_leftovers(folder: str) -> None:
-    """Removes what writers that were killed left half written in a local folder and below."""
-    for path in find_leftovers(folder):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
 
 
 def is_same_file(left: str, right: str) -> bool:

@@ -17,21 +17,18 @@ from schemas.tables import (
 )
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
+from semid_transforms.identity import Identity, Stamp
 from semid_transforms.metering import Meter
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import Router, empty_batch, gather, split_by_shard
-from semid_transforms.shard_placement import (
-    Identity,
-    ParentShard,
-    Stamp,
+from semid_transforms.shard_placement import ParentShard, place_rows, settle_rows
+from semid_transforms.shard_plan import ShardPlan, part_name
+from semid_transforms.shard_roles import (
     assign_roles,
-    place_rows,
     routed_schema,
-    settle_rows,
     settled_schema,
     touched_range,
 )
-from semid_transforms.shard_plan import ShardPlan, part_name
 
 CONTESTED = pa.schema(
     [

@@ -8,166 +8,37 @@ touched at all.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.resolution import CollisionPolicy, SuffixOverflowError, resolve, settle
-from models.sid import SidLayout
-from schemas.arrays import list_from_matrix, mask_from_bool, matrix_from_list
+from models.resolution import SuffixOverflowError, resolve, settle
+from schemas.arrays import (
+    list_from_matrix,
+    mask_from_bool,
+    matrix_from_list,
+    unsigned_from_integers,
+)
 from schemas.tables import (
     Change,
     Placement,
     changes_schema,
-    coded_schema,
     items_schema,
     reserved_schema,
 )
 from semid_transforms.features import FeatureColumns
 from semid_transforms.hashing import item_hashes
-
-PLACE, PIN, RETIRE, VACATE = "place", "pin", "retire", "vacate"
-"""What a shard does with a row: find it an ID, keep the one it has, reserve the ID of an item that
-is gone, or of one that moves to other codes. In a new ID space nothing is reserved, and an item is
-pinned when its new base codes are the codes it had."""
-
-_ROLES = pa.array([PLACE, PIN, RETIRE, VACATE])
-_PLACE, _PIN, _RETIRE, _VACATE = range(len(_ROLES))
-
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """What every ID of a generation shares.
-
-    Attributes:
-      layout: of the SIDs.
-      policy: what happens when items get the same codes.
-      move_changed: True when an item whose base codes changed moves to new ones.
-      leaves: layout of the ID space that every item leaves, when a new tokenizer begins one.
-    """
-
-    layout: SidLayout
-    policy: CollisionPolicy
-    move_changed: bool
-    leaves: SidLayout | None = None
-
-    @property
-    def sid_type(self) -> pa.DataType:
-        """Arrow type of a packed SID."""
-        return pa.from_numpy_dtype(self.layout.dtype)
-
-    @property
-    def old_type(self) -> pa.DataType:
-        """Arrow type of the SIDs that items had before."""
-        return pa.from_numpy_dtype((self.leaves or self.layout).dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stamp:
-    """What every row written by one run shares."""
-
-    generation: str
-    tokenizer_id: str
-    time: datetime.datetime
-
-
-def routed_schema(old_type: pa.DataType) -> pa.Schema:
-    """`coded_schema` and the role of the row in the shard it is sent to."""
-    return coded_schema(old_type).append(pa.field("role", pa.string(), nullable=False))
-
-
-def settled_schema(old_type: pa.DataType) -> pa.Schema:
-    """`routed_schema` sorted by item id, and whether a placed row must compete for its codes."""
-    return routed_schema(old_type).append(pa.field("contested", pa.bool_(), nullable=False))
-
-
-def assign_roles(batch: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch, np.ndarray]:
-    """Decides what happens to coded rows and where.
-
-    An item that moves becomes two rows: one that vacates its old SID, one that finds a new one.
-
-    Args:
-      batch: `coded_schema` of the old SIDs, N rows.
-      identity: layout and policies.
-
-    Returns:
-      `routed_schema`, N rows and one more per moving item, and (M,) uint64 SIDs that say which
-      shard each goes to.
-    """
-    layout = identity.layout
-    retired = mask_from_bool(pc.equal(batch["change"], Change.RETIRED.value))
-    known = mask_from_bool(batch["sid"].is_valid())
-    sids = _numbers(pc.fill_null(batch["sid"], 0))
-    base = np.zeros(batch.num_rows, np.uint64)
-    coded = batch["base_codes"].filter(pa.array(~retired))
-    base[~retired] = layout.pack(matrix_from_list(coded, layout.num_levels))
-    moving = np.zeros(batch.num_rows, bool)
-    if identity.leaves is not None:
-        known &= _keeps_codes(sids, base, identity)
-    elif identity.move_changed:
-        before = _numbers(pc.fill_null(batch["base_sid"], 0))
-        moving = known & ~retired & (before != base)
-    role = np.select([retired, known & ~moving], [_RETIRE, _PIN], _PLACE)
-    goal = np.where(role == _PLACE, base, sids)
-    vacating = np.flatnonzero(
-        moving & mask_from_bool(pc.equal(batch["change"], Change.UPDATED.value))
-    )
-    rows = pa.array(np.r_[np.arange(batch.num_rows), vacating])
-    roles = np.r_[role, np.full(len(vacating), _VACATE)]
-    routed = batch.take(rows).append_column("role", _ROLES.take(pa.array(roles)))
-    return (
-        pa.RecordBatch.from_arrays(routed.columns, schema=routed_schema(identity.old_type)),
-        np.r_[goal, sids[vacating]],
-    )
-
-
-def _keeps_codes(sids: np.ndarray, base: np.ndarray, identity: Identity) -> np.ndarray:
-    """Finds items whose base codes in a new ID space are the codes they had in the old one.
-
-    They come before others that want the same codes. A suffix is kept only where it is the policy:
-    under `reassign` there may be room for the item now.
-
-    Args:
-      sids: (N,) uint64, in the old space.
-      base: (N,) uint64, packed in the new space.
-      identity: layout and policies.
-    """
-    layout = identity.layout
-    if identity.leaves != layout:
-        return np.zeros(len(sids), bool)
-    if identity.policy == "suffix":
-        return layout.prefixes(sids, layout.num_levels) == layout.prefixes(base, layout.num_levels)
-    return sids == base
-
-
-def _roles(rows: pa.RecordBatch) -> np.ndarray:
-    """Returns (N,) numbers in `_ROLES`."""
-    return np.array(pc.index_in(rows["role"], value_set=_ROLES).to_numpy())
-
-
-def touched_range(rows: pa.RecordBatch, identity: Identity) -> tuple[int, int] | None:
-    """Returns the SIDs, inclusive, among which the rows of a shard can be placed.
-
-    They may spill under their prefix of L-2 codes, and no further.
-
-    Args:
-      rows: `routed_schema`.
-      identity: layout and policies.
-
-    Returns:
-      None when every row keeps the ID it has.
-    """
-    layout = identity.layout
-    placing = rows.filter(pc.equal(rows["role"], PLACE))
-    if not placing.num_rows:
-        return None
-    goals = layout.pack(matrix_from_list(placing["base_codes"], layout.num_levels))
-    first, last = int(goals.min()), int(goals.max())
-    below = (1 << layout.shift(max(0, layout.num_levels - 2))) - 1
-    return first & ~below, last | below
+from semid_transforms.identity import Identity, Stamp
+from semid_transforms.shard_roles import (
+    PIN,
+    PLACE,
+    RETIRE,
+    VACATE,
+    has_role,
+    settled_schema,
+)
 
 
 def settle_rows(rows: pa.RecordBatch, occupied: np.ndarray, identity: Identity) -> pa.RecordBatch:
@@ -205,16 +76,16 @@ def _pin_once(rows: pa.RecordBatch, identity: Identity) -> tuple[pa.RecordBatch,
     Returns:
       The rows, all but the first owner of a SID to be placed instead, and the pinned SIDs.
     """
-    role = _roles(rows)
-    pinned = np.flatnonzero(role == _PIN)
-    sids = _numbers(pc.fill_null(rows["sid"], 0))[pinned]
-    if identity.policy != "none":
-        first = np.unique(sids, return_index=True)[1]
-        role[np.delete(pinned, first)] = _PLACE
-        sids = sids[first]
+    pinned = np.flatnonzero(has_role(rows, PIN))
+    sids = unsigned_from_integers(pc.fill_null(rows["sid"], 0))[pinned]
+    if identity.policy == "none":
+        return rows, sids
+    first = np.unique(sids, return_index=True)[1]
+    placed = np.zeros(rows.num_rows, bool)
+    placed[np.delete(pinned, first)] = True
     column = rows.schema.get_field_index("role")
-    field = rows.schema.field(column)
-    return rows.set_column(column, field, _ROLES.take(pa.array(role))), sids
+    roles = pc.if_else(pa.array(placed), PLACE, rows["role"])
+    return rows.set_column(column, rows.schema.field(column), roles), sids[first]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +115,10 @@ class ParentShard:
     @property
     def occupied(self) -> np.ndarray:
         """Sorted uint64 SIDs that belong to an item, live or retired."""
-        own = [_numbers(self.items["sid"]), _numbers(self.reserved["sid"])]
+        own = [
+            unsigned_from_integers(self.items["sid"]),
+            unsigned_from_integers(self.reserved["sid"]),
+        ]
         return np.sort(np.concatenate([*own, self.others]))
 
 
@@ -271,9 +145,8 @@ def place_rows(
     Raises:
       ValueError: an item needs a suffix that does not fit; the message names it.
     """
-    role = _roles(rows)
-    leaving = rows.filter(pa.array((role == _RETIRE) | (role == _VACATE)))
-    staying = rows.filter(pa.array((role == _PIN) | (role == _PLACE)))
+    leaving = rows.filter(pa.array(has_role(rows, RETIRE, VACATE)))
+    staying = rows.filter(pa.array(has_role(rows, PIN, PLACE)))
     returning = pc.and_(
         pc.equal(staying["change"], Change.NEW.value), pc.equal(staying["role"], PIN)
     )
@@ -328,7 +201,7 @@ def _place_staying(
 
     pinned = mask_from_bool(pc.equal(staying["role"], PIN))
     if pinned.any():
-        own = _numbers(staying["sid"].filter(pa.array(pinned)))
+        own = unsigned_from_integers(staying["sid"].filter(pa.array(pinned)))
         codes[pinned], suffix[pinned] = layout.unpack(own)
         placement[pinned] = _describe(codes[pinned], suffix[pinned], base[pinned])
 
@@ -445,7 +318,9 @@ def _changes(
     schema = changes_schema(identity.sid_type, identity.old_type)
     retired = rows.filter(pc.equal(rows["role"], RETIRE))
     updated = mask_from_bool(pc.equal(staying["change"], Change.UPDATED.value))
-    moved = updated & (sids.astype(np.uint64) != _numbers(pc.fill_null(staying["sid"], 0)))
+    moved = updated & (
+        sids.astype(np.uint64) != unsigned_from_integers(pc.fill_null(staying["sid"], 0))
+    )
     moved &= identity.leaves is None  # between two ID spaces every number moves
     change = pc.if_else(pa.array(moved), Change.MOVED.value, staying["change"])
     merged = pa.concat_batches(
@@ -471,7 +346,3 @@ def _changes(
         ]
     )
     return merged.take(pc.sort_indices(merged, sort_keys=[("item_id", "ascending")]))
-
-
-def _numbers(column: pa.Array) -> np.ndarray:
-    return column.to_numpy(zero_copy_only=False).astype(np.uint64)

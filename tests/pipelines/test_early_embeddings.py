@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import chain
+from pipelines import embed
 from semid_transforms import collecting, files
 from tests.pipelines import jobs
 
@@ -22,7 +22,7 @@ def two_ways(tmp_path, monkeypatch):
     def run(catalog):
         late, early = tmp_path / "late", tmp_path / "early"
         with monkeypatch.context() as patch:
-            patch.setattr(chain, "stores_early", lambda _: False)
+            patch.setattr(embed, "stores_early", lambda _: False)
             jobs.run(catalog, late, SPLITS)
         monkeypatch.setattr(collecting, "read_vectors", refuse)
         jobs.run(catalog, early, SPLITS)

@@ -9,16 +9,11 @@ from models.sid import SidLayout
 from schemas.tables import coded_schema, items_schema, reserved_schema
 from semid_transforms import files
 from semid_transforms.features import FeatureColumns
+from semid_transforms.identity import Identity, Stamp
 from semid_transforms.routing import empty_batch
-from semid_transforms.shard_placement import (
-    Identity,
-    ParentShard,
-    Stamp,
-    assign_roles,
-    place_rows,
-    settle_rows,
-)
+from semid_transforms.shard_placement import ParentShard, place_rows, settle_rows
 from semid_transforms.shard_plan import PartIndex, ShardPlan, shards_to_rewrite
+from semid_transforms.shard_roles import assign_roles
 
 LAYOUT = SidLayout.fitting((4, 4, 4))
 STAMP = Stamp("000002-b", "t" * 64, datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
