@@ -47,6 +47,12 @@ def migrate(catalog: str, root: Path, tokenizer: str, config: dict | None = None
     return tokenize(job(catalog, root, config, tokenizer=tokenizer))
 
 
+def grown_catalog(root: Path, rows: list[dict]) -> str:
+    """Writes rows and some more: on the same ones k-means may begin where it has converged."""
+    others = jobs.vector_rows({f"n-{number}": -number for number in range(1, 60)})
+    return jobs.write_rows(root.parent / "grown.parquet", [*rows, *others])
+
+
 def other_seed(kind: str) -> dict:
     if kind == "rqvae":
         training = {**RQVAE["quantizer"]["training"], "seed": 5}
@@ -104,13 +110,13 @@ def test_every_live_item_is_mapped_into_the_new_space(copied, published, vector_
 
 
 def test_the_share_of_codes_kept_is_reported_and_goes_with_the_next_night(
-    copied, published, capsys
+    copied, published, vector_catalog, capsys
 ):
     kind, base, config = published
     root = copied(base)
     catalog = str(root.parent / "c.parquet")
     codes = dict(_codes(root))
-    fitted = refit(catalog, root, other_seed(kind), warm=True)
+    fitted = refit(grown_catalog(root, vector_catalog), root, other_seed(kind), warm=True)
     arguments = ["--catalog", catalog, "--root", str(root)]
     whole = jobs.merged(jobs.SETTINGS, config)
     migration = ["tokenize", *arguments, "--tokenizer", fitted.tokenizer_id]
@@ -234,7 +240,8 @@ def test_an_item_that_had_the_codes_comes_before_its_twins(copied, vector_root, 
     twins = [{**row, "item_id": f"a-{row['item_id']}"} for row in vector_catalog]
     catalog = jobs.write_rows(root.parent / "twins.parquet", [*twins, *vector_catalog])
     before = dict(_codes(root))
-    fitted = refit(catalog, root, other_seed("rqkmeans"), warm=True)
+    grown = grown_catalog(root, vector_catalog)
+    fitted = refit(grown, root, other_seed("rqkmeans"), warm=True)
     migrate(catalog, root, fitted.tokenizer_id, other_seed("rqkmeans"))
     items = {row["item_id"]: row for row in jobs.table(root, "items").to_pylist()}
     first = [name for name, codes in before.items() if items[name]["base_codes"] == codes]
