@@ -3,8 +3,8 @@
 A run goes through large blocks that live for a moment. By default every one is mapped and unmapped,
 and the system clears its pages each time, at some microseconds a page on a virtual machine; and
 threads that free what others allocated leave arenas half empty. With one arena that keeps its
-memory a run of a million items peaked at 2.9 GiB, not 3.4, and the process that hands batches on
-had half as many page faults.
+memory the processes of a run of a million items held 2.7 GiB, not 3.4, and the one that hands
+batches on had half as many page faults.
 """
 
 from __future__ import annotations
