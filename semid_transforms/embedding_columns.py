@@ -72,6 +72,11 @@ def vector_name(position: int) -> str:
     return f"embedding {position}"
 
 
+def vector_columns(fields: pa.RecordBatch, spec: EmbeddingSpec) -> list[pa.Array]:
+    """Returns the embedding columns of rows that were read with `vector_fields`, in order."""
+    return [fields.column(vector_name(i)) for i in range(len(spec.columns))]
+
+
 def check(columns: Sequence[pa.Array], spec: EmbeddingSpec) -> tuple[np.ndarray, dict[int, str]]:
     """Finds what is wrong with embeddings without making them, which takes ten times as long.
 
@@ -330,7 +335,7 @@ def read_vectors(
         place, targets = place[here], order[first:stop][here]
         if not len(place):
             continue
-        columns = [some.fields.column(vector_name(i)) for i in range(len(embedding.columns))]
+        columns = vector_columns(some.fields, embedding)
         if len(place) < len(some.numbers) // 2:
             columns = [column.take(pa.array(place)) for column in columns]
             place = np.arange(len(place))

@@ -60,7 +60,7 @@ def settle_rows(rows: pa.RecordBatch, occupied: np.ndarray, identity: Identity) 
         rows, pinned = _pin_once(rows, identity)
         occupied = np.sort(np.r_[occupied, pinned])
     contested = np.zeros(rows.num_rows, bool)
-    placing = np.flatnonzero(mask_from_bool(pc.equal(rows["role"], PLACE)))
+    placing = np.flatnonzero(has_role(rows, PLACE))
     if identity.policy == "reassign" and len(placing):
         codes = matrix_from_list(rows["base_codes"].take(pa.array(placing)), layout.num_levels)
         taken = np.unique(layout.prefixes(occupied, layout.num_levels))
@@ -199,7 +199,7 @@ def _place_staying(
     suffix = np.zeros(staying.num_rows, np.int32)
     placement = np.full(staying.num_rows, Placement.NEAREST.value, object)
 
-    pinned = mask_from_bool(pc.equal(staying["role"], PIN))
+    pinned = has_role(staying, PIN)
     if pinned.any():
         own = unsigned_from_integers(staying["sid"].filter(pa.array(pinned)))
         codes[pinned], suffix[pinned] = layout.unpack(own)

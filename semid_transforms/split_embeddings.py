@@ -14,7 +14,7 @@ from schemas.arrays import list_from_matrix
 from schemas.tables import embedding_schema
 from semid_transforms import files
 from semid_transforms.embedding import GROUP_ROWS, EmbeddingParts, by_content
-from semid_transforms.embedding_columns import EmbeddingSpec, combine, vector_name
+from semid_transforms.embedding_columns import EmbeddingSpec, combine, vector_columns
 from semid_transforms.rows import Rows
 
 
@@ -44,7 +44,7 @@ class SplitEmbeddings:
           rows: as read.
           parsed: `PARSED`, some of them in their order.
         """
-        columns = [rows.fields.column(vector_name(i)) for i in range(len(self._spec.columns))]
+        columns = vector_columns(rows.fields, self._spec)
         if parsed.num_rows < len(rows.numbers):
             kept = np.searchsorted(rows.numbers, parsed["row"].to_numpy())
             columns = [column.take(pa.array(kept)) for column in columns]
@@ -63,8 +63,8 @@ class SplitEmbeddings:
         target[items["place"].to_numpy()] = np.arange(items.num_rows)
         values = np.empty((items.num_rows, self._spec.embedding_dim), np.float32)
         start = 0
-        for i in range(len(self._vectors)):
-            vectors, self._vectors[i] = self._vectors[i], values[:0]  # one copy is enough
+        while self._vectors:
+            vectors = self._vectors.pop(0)  # freed once copied: one copy is enough
             values[target[start : start + len(vectors)]] = vectors
             start += len(vectors)
         part = pa.RecordBatch.from_arrays(

@@ -14,7 +14,7 @@ from schemas.rejects import RejectReason
 from schemas.tables import CONTENT_HASH, PARSED
 from semid_transforms import text
 from semid_transforms.coercion import Kind, Problem
-from semid_transforms.embedding_columns import EmbeddingSpec, check, vector_fields, vector_name
+from semid_transforms.embedding_columns import EmbeddingSpec, check, vector_columns, vector_fields
 from semid_transforms.hashing import blake2b_digests, xxh3_digests
 from semid_transforms.rows import Field, Reject, Rows, reject_batch
 from semid_transforms.sources import SourceSplit
@@ -102,8 +102,7 @@ def validate(
         for row in np.flatnonzero(_to_numpy(pc.equal(texts, ""))).tolist():
             problems.setdefault(row, Problem(RejectReason.NO_TEXT, f"all of {used} are empty"))
     if embedding is not None:
-        columns = [fields.column(vector_name(i)) for i in range(len(embedding.columns))]
-        vectors, bad = check(columns, embedding)
+        vectors, bad = check(vector_columns(fields, embedding), embedding)
         for row, detail in bad.items():
             problems.setdefault(row, Problem(RejectReason.BAD_EMBEDDING, detail))
     valid = np.ones(number, bool)
