@@ -255,7 +255,10 @@ def _runner(options: PipelineOptions) -> Iterator[FnApiRunner | None]:
             yield local_runner("threads")
         else:
             with worker_processes(count) as processes, processes.watched(), handing_on():
-                yield local_runner("processes")
+                try:
+                    yield local_runner("processes")
+                finally:
+                    processes.forget_shuffled()
     except RuntimeError as error:
         raise _original(error) from error
 

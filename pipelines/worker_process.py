@@ -22,6 +22,8 @@ from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 from pipelines.usage import own_usage
 from pipelines.worker_processes import END
+from semid_transforms.coders import share_files
+from semid_transforms.shuffle_files import ShuffleFiles
 
 
 def start_harness(
@@ -84,20 +86,22 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Forks a process for every socket and serves.
 
     Args:
-      arguments: file descriptors of the sockets.
+      arguments: file descriptors of the sockets, then of as many shuffle files.
     """
     importlib.import_module("pipelines.definitions")  # what the links' pipelines are made of
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process decides what to do
     gc.freeze()  # so that no collection looks at it, or copies its pages into every process
-    connections = [Connection(int(descriptor)) for descriptor in arguments]
-    own, *others = connections
-    forked: list[int] = []
-    for connection in others:
+    descriptors = [int(descriptor) for descriptor in arguments]
+    count = len(descriptors) // 2
+    connections = [Connection(descriptor) for descriptor in descriptors[:count]]
+    own, forked = 0, list[int]()
+    for number in range(1, count):
         forked.append(os.fork())
         if forked[-1] == 0:
-            own, forked = connection, []
+            own, forked = number, []
             break
     for connection in connections:
-        if connection is not own:
+        if connection is not connections[own]:
             connection.close()
-    _serve(own, forked)
+    share_files(ShuffleFiles(descriptors[count:], own))
+    _serve(connections[own], forked)

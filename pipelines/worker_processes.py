@@ -121,6 +121,7 @@ class WorkerProcesses:
 
     Attributes:
       count: of processes.
+      shuffled: the files in which they lay down what they shuffle, see `coders.share_files`.
     """
 
     def __init__(self, count: int):
@@ -129,7 +130,9 @@ class WorkerProcesses:
         ours, theirs = zip(*(socket.socketpair() for _ in range(count)), strict=True)
         for end in (*ours, *theirs):
             end.setblocking(True)  # Beam's client of Google Cloud sets a default timeout
-        descriptors = [end.fileno() for end in theirs]
+        # Nameless, so that nothing is left of them however the processes end.
+        self.shuffled = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115
+        descriptors = [end.fileno() for end in (*theirs, *self.shuffled)]
         threads = dict.fromkeys(THREAD_VARIABLES, str(threads_per_worker(count)))
         # What Beam prints of a failure comes back as the pipeline's error too.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as they live
@@ -173,6 +176,14 @@ class WorkerProcesses:
         worker.send((control_address, worker_id, os.getcwd(), dict(os.environ)))
         return worker
 
+    def forget_shuffled(self) -> None:
+        """Frees the space of what a pipeline that has ended has shuffled.
+
+        Workers go on writing where they were: a file without its beginning takes no space for it.
+        """
+        for file in self.shuffled:
+            file.truncate(0)
+
     def usage(self) -> list[Usage]:
         """Returns what each has used so far."""
         return [usage for worker in self._workers if (usage := worker.usage()) is not None]
@@ -188,7 +199,8 @@ class WorkerProcesses:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        for file in (self._said, *self.shuffled):
+            file.close()
 
 
 class _Keeper:

@@ -1,8 +1,12 @@
 """The coder of the unit of data: `pa.RecordBatch` as Arrow IPC.
 
 Beam's default pickles a slice together with its whole parent: ten rows of a 10,000 x 384 batch
-become 15.5 MB; as Arrow IPC they are 16 KB. Buffers are compressed: a local shuffle keeps its
-payload in memory several times over, and names of files and changes repeat in every row.
+become 15.5 MB; as Arrow IPC they are 16 KB. Buffers are compressed: a shuffle may keep its payload
+in memory several times over, and names of files and changes repeat in every row.
+
+Processes of one machine lay batches down in files that all of them have open, and send each other
+the places: the runner between them would copy a shuffle half a dozen times in one thread, and hold
+it in memory. They do not compress: that took longer than what it spares. See `share_files`.
 """
 
 from __future__ import annotations
@@ -14,9 +18,22 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders import Coder
 
+from semid_transforms.shuffle_files import ShuffleFiles
+
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 _handing_on = False
+_shared: ShuffleFiles | None = None
+
+
+def share_files(shared: ShuffleFiles | None) -> None:
+    """Lays batches down in files from now on; None ends it.
+
+    Args:
+      shared: files that every process that decodes what this one encodes has open.
+    """
+    global _shared
+    _shared = shared
 
 
 @contextlib.contextmanager
@@ -47,14 +64,18 @@ class RecordBatchCoder(Coder):
         if isinstance(value, bytes):
             return value  # see handing_on
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema, options=_OPTIONS) as writer:
+        options = _OPTIONS if _shared is None else None
+        with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
             writer.write_batch(value)
-        return sink.getvalue().to_pybytes()
+        encoded = sink.getvalue()
+        return encoded.to_pybytes() if _shared is None else _shared.append(encoded)
 
     def decode(self, encoded: bytes) -> pa.RecordBatch | bytes:
         """Returns the batch that `encode` was given."""
         if _handing_on:
             return encoded
+        if _shared is not None:
+            encoded = _shared.resolve(encoded)
         with pa.ipc.open_stream(encoded) as reader:
             return reader.read_next_batch()
 

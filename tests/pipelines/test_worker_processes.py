@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import apache_beam as beam
+import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.worker.data_plane import TimeBasedBufferingClosableOutputStream
 
 from pipelines.beam_options import PROCESSES, THREADS, build_options, keep_workers, run_pipeline
 from pipelines.usage import total_usage
+from pipelines.worker_processes import current_processes
+from semid_transforms import coders
 
 ELEMENTS = 16
 
@@ -128,6 +131,35 @@ def test_a_worker_that_is_killed_ends_the_pipeline_and_the_next_one_has_others(
             run(options, tmp_path)
         monkeypatch.delenv("SEMID_SAID")
         assert len({said[0] for said in run(options, tmp_path)}) == 2
+
+
+def _halves(number: int) -> Iterable[tuple[int, pa.RecordBatch]]:
+    yield number % 2, pa.record_batch({"number": [number] * 100_000})
+
+
+def test_what_is_shuffled_passes_through_files_that_are_emptied(tmp_path: Path) -> None:
+    options = workers(PROCESSES)
+
+    def total(element: tuple[int, Iterable[pa.RecordBatch]]) -> None:
+        key, batches = element
+        numbers = [number for batch in batches for number in batch["number"].to_pylist()]
+        assert coders._shared is not None
+        laid_down = sum(os.fstat(each).st_size for each in coders._shared.descriptors)
+        (tmp_path / str(key)).write_text(f"{len(numbers)} {sum(numbers)} {laid_down > 12_000_000}")
+
+    def define(root: beam.Pipeline) -> None:
+        spread = root | beam.Create(range(ELEMENTS)) | beam.Reshuffle()
+        halves = spread | beam.FlatMap(_halves).with_output_types(tuple[int, pa.RecordBatch])
+        halves | beam.GroupByKey() | beam.Map(total)
+
+    with keep_workers(options):
+        for _ in range(2):
+            run_pipeline(options, define)
+            assert (tmp_path / "0").read_text() == "800000 5600000 True"
+            assert (tmp_path / "1").read_text() == "800000 6400000 True"
+            files = current_processes().shuffled
+            assert [os.fstat(file.fileno()).st_size for file in files] == [0, 0]
+    assert all(file.closed for file in files)
 
 
 STARTER = """
