@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from models.neighbours import Neighbours, find_neighbours, unit_rows
+from models.neighbours import Geometry, Neighbours, unit_rows
 
 _BLOCK_ROWS = 4096
 
@@ -110,7 +110,10 @@ def prefix_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | Non
     Returns:
       L + 1 means, None where no two items share the prefix.
     """
-    unit = unit_rows(embeddings, np.float64)
+    return _prefix_cosine(codes, unit_rows(embeddings, np.float64))
+
+
+def _prefix_cosine(codes: np.ndarray, unit: np.ndarray) -> list[float | None]:
     everything = np.zeros(len(codes), np.int64)
     prefixes = (group_by_value(codes[:, :length]) for length in range(1, codes.shape[1] + 1))
     return [_mean_cosine(unit, group) for group in (everything, *prefixes)]
@@ -126,7 +129,10 @@ def code_cosine(codes: np.ndarray, embeddings: np.ndarray) -> list[float | None]
     Returns:
       L + 1 means, None where no two items share a code.
     """
-    unit = unit_rows(embeddings, np.float64)
+    return _code_cosine(codes, unit_rows(embeddings, np.float64))
+
+
+def _code_cosine(codes: np.ndarray, unit: np.ndarray) -> list[float | None]:
     everything = np.zeros(len(codes), np.int64)
     return [_mean_cosine(unit, group_by_value(group)) for group in (everything, *codes.T)]
 
@@ -220,7 +226,7 @@ def quality(
     content_hashes: Sequence[bytes] | None = None,
     category_paths: Sequence[Sequence[str] | None] | None = None,
     hierarchical: bool = True,
-    neighbours: Neighbours | None = None,
+    geometry: Geometry | None = None,
 ) -> dict[str, object]:
     """Measures everything that needs no second tokenizer.
 
@@ -233,7 +239,7 @@ def quality(
       category_paths: N paths, for category agreement at every depth and prefix length.
       hierarchical: False for codes of parallel codebooks: what is measured by prefix is then
         measured by codebook, under other names.
-      neighbours: among the items, where they are known; None finds them.
+      geometry: of the embeddings, where it is known.
 
     Returns:
       A document ready for JSON, with `definitions`.
@@ -244,13 +250,14 @@ def quality(
         "levels": code_use(codes, codebook_sizes),
         "collisions": collisions(codes),
     }
-    neighbours = neighbours or find_neighbours(embeddings)
+    known = geometry or Geometry.of(embeddings)
+    near = known.neighbours
     if hierarchical:
-        document["prefix_cosine"] = prefix_cosine(codes, embeddings)
-        document["neighbourhood"] = {"k": 10, "share": neighbourhood(codes, neighbours)}
+        document["prefix_cosine"] = _prefix_cosine(codes, known.unit)
+        document["neighbourhood"] = {"k": 10, "share": neighbourhood(codes, near)}
     else:
-        document["code_cosine"] = code_cosine(codes, embeddings)
-        document["neighbours_sharing"] = {"k": 10, "share": neighbours_sharing(codes, neighbours)}
+        document["code_cosine"] = _code_cosine(codes, known.unit)
+        document["neighbours_sharing"] = {"k": 10, "share": neighbours_sharing(codes, near)}
     if decoded is not None:
         document["one_minus_r2"] = one_minus_r2(embeddings, decoded)
     if content_hashes is not None:

@@ -28,6 +28,25 @@ class Neighbours:
     nearest: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Geometry:
+    """What the embeddings of N items say of each other, whatever codes the items have.
+
+    Attributes:
+      unit: (N, D) float64 rows of unit length.
+      neighbours: among the items.
+    """
+
+    unit: np.ndarray
+    neighbours: Neighbours
+
+    @classmethod
+    def of(cls, embeddings: np.ndarray, sample: int = 5_000) -> Geometry:
+        """Scales (N, D) non-zero rows and finds neighbours of a sample of them."""
+        unit = unit_rows(embeddings, np.float64)
+        return cls(unit, _nearest(unit.astype(np.float32), 10, sample))
+
+
 def find_neighbours(
     embeddings: np.ndarray, neighbours: int = 10, sample: int = 5_000
 ) -> Neighbours:
@@ -42,11 +61,15 @@ def find_neighbours(
       neighbours: k, lowered to N - 1.
       sample: items asked, evenly spaced over the rows; all when there are fewer.
     """
-    count = len(embeddings)
+    return _nearest(unit_rows(embeddings), neighbours, sample)
+
+
+def _nearest(unit: np.ndarray, neighbours: int, sample: int) -> Neighbours:
+    """Returns the same as `find_neighbours` for (N, D) float32 rows of unit length."""
+    count = len(unit)
     k = min(neighbours, count - 1)
     if k < 1:
         return Neighbours(np.empty(0, np.int64), np.empty((0, 0), np.int64))
-    unit = unit_rows(embeddings)
     asked = np.unique(np.linspace(0, count - 1, min(sample, count)).astype(np.int64))
     query, near = _near_pairs(unit, asked, k + 1)
     other = near != asked[query]

@@ -279,7 +279,7 @@ class Chain:
         features = FeatureSet(self._settings.features, self.spm_path())
         index = IndexItems(paths, self._layout, features, shared, labelling, self._space.leaves)
         counters = run_pipeline(self._job.options("index"), lambda root: define_index(root, index))
-        metrics = json.loads(files.read_bytes(run.output("metrics.json")))
+        metrics = paths.read_measured()
         metrics["drift"] = self.measure_drift(fit["tokenizer_id"])
         files.write_bytes(run.output("metrics.json"), metrics_bytes(metrics))
         return {"rebuilt": True, "counters": counters}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +21,14 @@ from schemas.arrays import matrix_from_list
 from schemas.tables import NGRAMS
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
-from semid_transforms.measuring import measure, measure_kept, metrics_bytes
+from semid_transforms.measuring import (
+    measure_counts,
+    measure_kept,
+    measure_sample,
+    metrics_bytes,
+    quality_table,
+    sample_items,
+)
 from semid_transforms.metering import Meter
 from semid_transforms.naming import NameRows
 from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
@@ -109,6 +118,17 @@ class IndexPaths:
         """A path inside the generation."""
         return files.join(self.generation_folder, *names)
 
+    def measured(self, task: str) -> str:
+        """Where one of the tasks "sample" and "counts" writes its part of the quality table."""
+        return files.join(self.scratch_folder, f"{task}.json")
+
+    def read_measured(self) -> dict[str, Any]:
+        """Returns the quality table, once both parts are written."""
+        sampled, counted = (
+            json.loads(files.read_bytes(self.measured(task))) for task in ("sample", "counts")
+        )
+        return quality_table(sampled, counted)
+
 
 @dataclasses.dataclass(frozen=True)
 class Labelling:
@@ -155,7 +175,7 @@ class _Index(beam.DoFn):
             return self._write_tree()
         if task == "ngrams":
             return self._write_ngrams()
-        return self._write_metrics()
+        return self._write_counts() if task == "counts" else self._write_sample()
 
     def _write_tree(self) -> tuple[int, int]:
         """Writes trie and nodes, and returns how many nodes there are and the trie's bytes."""
@@ -170,15 +190,23 @@ class _Index(beam.DoFn):
         path = self._paths.output("ngrams", "part-00000.parquet")
         return write_vocabulary(self._paths.items, path, self._layout, self._features), 0
 
-    def _write_metrics(self) -> tuple[int, int]:
-        """Writes the quality table and returns how many items it is of."""
+    def _write_counts(self) -> tuple[int, int]:
+        """Writes what is counted over all items, and returns how many there are."""
+        paths = self._paths
+        counted = measure_counts(paths.items, self._layout.codebook_sizes)
+        if self._leaves is not None:
+            counted["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
+        files.write_bytes(paths.measured("counts"), metrics_bytes(counted))
+        return counted["items"], 0
+
+    def _write_sample(self) -> tuple[int, int]:
+        """Writes what is measured on a sample, and returns of how many items it is."""
         paths = self._paths
         quantizer = load_tokenizer(paths.tokenizer_folder)
-        document = measure(paths.items, paths.embeddings, paths.catalog, quantizer)
-        if self._leaves is not None:
-            document["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
-        files.write_bytes(paths.output("metrics.json"), metrics_bytes(document))
-        return document["items"], 0
+        sample = sample_items(paths.items, paths.embeddings, paths.catalog, quantizer)
+        sampled = measure_sample(sample, quantizer)
+        files.write_bytes(paths.measured("sample"), metrics_bytes(sampled))
+        return sampled["sampled_items"], 0
 
 
 class _LabelItems(beam.DoFn):
@@ -240,7 +268,8 @@ class IndexItems(beam.PTransform):
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
         # Two elements of about equal work: a runner shares elements out before it knows how long
         # they take.
-        tasks = ["metrics", "tree ngrams" if self.layout.hierarchical else "ngrams"]
+        tree = ["tree"] if self.layout.hierarchical else []
+        tasks = ["sample", " ".join([*tree, "ngrams", "counts"])]
         spread = (
             root
             | "Tasks" >> beam.Create(tasks).with_output_types(str)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.metrics import DEFINITIONS, kept, quality, use_of_counts
-from models.neighbours import find_neighbours
+from models.neighbours import Geometry
 from models.quantizer import Quantizer
 from models.sid import SidLayout
 from schemas.arrays import bytes_from_fixed_binary, matrix_from_list
@@ -99,51 +99,70 @@ def sample_items(
     )
 
 
-def measure(
-    items: Sequence[str],
-    embeddings: Sequence[str],
-    catalog: Sequence[str],
-    quantizer: Quantizer,
-    sample_rows: int = SAMPLE_ROWS,
-) -> dict[str, Any]:
-    """Measures a generation; arguments as for `sample_items`.
+def measure_counts(items: Sequence[str], codebook_sizes: Sequence[int]) -> dict[str, Any]:
+    """Measures what is counted over all items; arguments as for `count_items`.
 
     Returns:
-      A document ready for JSON: `before` and `after` collision resolution, `placements`, and
-      `definitions`.
+      A part of the quality table, see `quality_table`.
     """
-    counts = count_items(items, quantizer.codebook_sizes)
-    sample = sample_items(items, embeddings, catalog, quantizer, sample_rows)
-    neighbours = find_neighbours(sample.embeddings, sample=ASKED_ROWS)
-    document: dict[str, Any] = {"items": counts.items, "sampled_items": len(sample.item_ids)}
+    counts = count_items(items, codebook_sizes)
+    before, after = (
+        {
+            "items": counts.items,
+            "levels": [use_of_counts(used) for used in counted.use],
+            "collisions": counted.collisions,
+        }
+        for counted in (counts.before, counts.after)
+    )
+    return {
+        "items": counts.items,
+        "before": before,
+        "after": after | {"shared_sids": counts.shared_sids},
+        "collisions_floor": counts.contents,
+        "placements": {name.value: counts.placements[name.value] for name in Placement},
+        "distinct_contents": counts.distinct_contents,
+    }
+
+
+def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
+    """Measures a sample of the items.
+
+    Args:
+      sample: from `sample_items`.
+      quantizer: the generation's tokenizer.
+
+    Returns:
+      A part of the quality table, see `quality_table`.
+    """
+    document: dict[str, Any] = {"sampled_items": len(sample.item_ids)}
+    geometry = Geometry.of(sample.embeddings, ASKED_ROWS)
     decoded = np.empty((len(sample.base_codes), quantizer.embedding_dim), np.float32)
     stale = np.arange(len(decoded))
-    for name, codes, counted in (
-        ("before", sample.base_codes, counts.before),
-        ("after", sample.codes, counts.after),
-    ):
+    for name, codes in (("before", sample.base_codes), ("after", sample.codes)):
         _decode_rows(quantizer, codes, stale, decoded)
-        measured = quality(
+        document[name] = quality(
             codes,
             quantizer.codebook_sizes,
             sample.embeddings,
             decoded=decoded,
             category_paths=sample.category_paths,
             hierarchical=quantizer.hierarchical,
-            neighbours=neighbours,
+            geometry=geometry,
         )
-        measured["items"] = counts.items
-        measured["levels"] = [use_of_counts(used) for used in counted.use]
-        measured["collisions"] = counted.collisions
-        measured.pop("definitions")
-        document[name] = measured
+        document[name].pop("definitions")
         stale = np.flatnonzero((sample.base_codes != sample.codes).any(axis=1))
-    document["after"]["shared_sids"] = counts.shared_sids
-    document["collisions_floor"] = counts.contents
-    document["placements"] = {name.value: counts.placements[name.value] for name in Placement}
-    document["distinct_contents"] = counts.distinct_contents
-    document["definitions"] = DEFINITIONS
     return document
+
+
+def quality_table(sampled: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any]:
+    """Joins what was measured on a sample with what was counted over all items.
+
+    Returns:
+      A document ready for JSON: `before` and `after` collision resolution, `placements`,
+      `definitions` and whatever else either says. Counts stand above what the sample says.
+    """
+    both = {name: sampled[name] | counted[name] for name in ("before", "after")}
+    return sampled | counted | both | {"definitions": DEFINITIONS}
 
 
 def _decode_rows(
