@@ -175,7 +175,6 @@ def define_carry(
     (
         root
         | "Parts" >> beam.Create(list(parts)).with_output_types(tuple[str, str])
-        | "SpreadParts" >> beam.Reshuffle()
         | "DropRows" >> drop
         | "WriteDropped" >> dropped
     )
@@ -192,9 +191,5 @@ def define_index(root: beam.Pipeline, index: IndexItems) -> None:
 
 
 def _each(root: beam.Pipeline, label: str, values: Sequence[str]) -> beam.PCollection[str]:
-    """Spreads values over the workers."""
-    return (
-        root
-        | f"{label}Paths" >> beam.Create(list(values)).with_output_types(str)
-        | f"Spread{label}" >> beam.Reshuffle()
-    )
+    """Spreads values over the workers, as `Create` does with more than one."""
+    return root | f"{label}Paths" >> beam.Create(list(values)).with_output_types(str)

@@ -21,7 +21,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import FNAPI_
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 from pipelines.usage import own_usage
-from pipelines.worker_processes import END
+from pipelines.worker_processes import END, READY
 from semid_transforms.coders import share_files
 from semid_transforms.shuffle_files import ShuffleFiles
 
@@ -63,6 +63,7 @@ def _serve(connection: Connection, forked: Sequence[int]) -> NoReturn:
       connection: to it.
       forked: other workers, which this process waits for so that what they used counts as its own.
     """
+    connection.send(READY)
     while True:
         try:
             asked = connection.recv()

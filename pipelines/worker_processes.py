@@ -24,6 +24,9 @@ from multiprocessing.connection import Connection
 from models.cores import usable_cores
 from pipelines.usage import Usage, counting
 
+READY = "ready"
+"""The first that a worker process says."""
+
 END = "end"
 """Asks a worker process to end."""
 
@@ -72,11 +75,13 @@ class Worker:
     """A worker process as seen from this one.
 
     Attributes:
+      ready: set when it has started.
       ended: set when it has ended.
       on_end: called then.
     """
 
     def __init__(self, connection: Connection):
+        self.ready = threading.Event()
         self.ended = threading.Event()
         self.on_end: set[Callable[[], object]] = set()
         self._connection = connection
@@ -95,7 +100,12 @@ class Worker:
             raise RuntimeError(f"{ENDED}: {error}") from None
 
     def usage(self) -> Usage | None:
-        """Returns what the process has used so far, None when it has ended."""
+        """Returns what the process has used so far, None before it is ready and after its end.
+
+        Nobody waits for a start: what it takes counts where it is first asked for after it.
+        """
+        if not self.ready.is_set():
+            return None
         with contextlib.suppress(RuntimeError, queue.Empty):
             self.send(None)
             return self._replies.get(timeout=_PATIENCE_SECONDS)
@@ -108,6 +118,8 @@ class Worker:
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
+            assert self._connection.recv() == READY
+            self.ready.set()
             while True:
                 self._replies.put(self._connection.recv())
         self.ended.set()

@@ -244,7 +244,6 @@ class CompactEmbeddings(beam.PTransform):
             "stored": catalog.pipeline
             | "Buckets"
             >> beam.Create(list(enumerate(self.buckets))).with_output_types(tuple[int, Bucket])
-            | "SpreadBuckets" >> beam.Reshuffle()
             | "ReadStored" >> beam.ParDo(_ReadStored(self.num_shards)).with_output_types(routed),
             "wanted": catalog | "ReadWanted" >> beam.ParDo(read).with_output_types(routed),
             "renewed": changed | "ReadRenewed" >> beam.ParDo(read).with_output_types(routed),

@@ -268,6 +268,5 @@ class IndexDelta(beam.PTransform):
         return (
             root
             | "Tasks" >> beam.Create(tasks)
-            | "SpreadTasks" >> beam.Reshuffle()
             | "IndexDelta" >> beam.ParDo(_IndexDelta(self)).with_output_types(str)
         )

@@ -270,19 +270,12 @@ class IndexItems(beam.PTransform):
         # they take.
         tree = ["tree"] if self.layout.hierarchical else []
         tasks = ["sample", " ".join([*tree, "ngrams", "counts"])]
-        spread = (
-            root
-            | "Tasks" >> beam.Create(tasks).with_output_types(str)
-            | "SpreadTasks" >> beam.Reshuffle()
-        )
+        spread = root | "Tasks" >> beam.Create(tasks).with_output_types(str)
         index = _Index(self)
         if not self.layout.hierarchical:
             return spread | "Index" >> beam.ParDo(index).with_output_types(str)
-        parts = (
-            root
-            | "Parts" >> beam.Create(list(enumerate(self.paths.items)))
-            | "SpreadParts" >> beam.Reshuffle().with_output_types(tuple[int, str])
-        )
+        numbered = list(enumerate(self.paths.items))
+        parts = root | "Parts" >> beam.Create(numbered).with_output_types(tuple[int, str])
         paths, labelling = self.paths, self.labelling
         named = parts | "NameRows" >> NameRows(
             catalog={_part_number(path): path for path in paths.catalog},

@@ -232,7 +232,6 @@ class NameRows(beam.PTransform):
         names = (
             items.pipeline
             | "Catalog" >> beam.Create(sorted(self.catalog.values()))
-            | "SpreadCatalog" >> beam.Reshuffle()
             | "CountNames" >> beam.ParDo(_CountNames(self.by_category)).with_output_types(keyed)
             | "GroupNames" >> beam.GroupByKey()
             | "WriteNames" >> beam.ParDo(_WriteNames(self.names_path)).with_output_types(str)

@@ -203,7 +203,6 @@ class ReadCatalog(beam.PTransform):
         return (
             root
             | "ListSplits" >> beam.Create(self.reader.splits).with_output_types(SourceSplit)
-            | "SpreadSplits" >> beam.Reshuffle()
             | "ReadSplit"
             >> beam.ParDo(_ReadSplit(self.reader, self.early)).with_outputs(
                 REJECTED, COUNTS, main=PARSED_TAG
