@@ -80,21 +80,22 @@ def diff_items(
     rows = parsed.take(order)
     item_ids = rows["item_id"]
     first = _run_starts(item_ids)
-    keeper = np.flatnonzero(first)[np.cumsum(first) - 1] if len(first) else np.empty(0, np.int64)
-    same_content = _equal(rows["content_hash"], rows["content_hash"].take(pa.array(keeper)))
-    kept = rows.filter(pa.array(first))
-    lost = np.flatnonzero(~first & ~same_content)
+    kept = rows if first.all() else rows.filter(pa.array(first))
+    again = np.flatnonzero(~first)
+    keeper = np.flatnonzero(first)[np.cumsum(first)[again] - 1]
+    hashes = rows["content_hash"]
+    same = _equal(hashes.take(pa.array(again)), hashes.take(pa.array(keeper)))
 
     parent = one_row_per_item(parent)
-    changed = find_changed(kept, parent, leaving)
-    live_before = parent.filter(parent["retired_generation"].is_null())
-    gone = pc.invert(pc.is_in(live_before["item_id"], value_set=kept["item_id"]))
+    previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
+    gone = parent["retired_generation"].is_null().to_numpy(zero_copy_only=False)
+    gone[previous.drop_null().to_numpy()] = False
     return Diff(
         catalog=kept.select(CATALOG.names).cast(CATALOG),
-        changed=changed,
-        retired=live_before.filter(gone),
-        rejects=_reject_losers(rows, lost, keeper),
-        counts=_count(rows, first, same_content),
+        changed=_changed(kept, parent, previous, leaving),
+        retired=parent.filter(pa.array(gone)).sort_by("item_id"),
+        rejects=_reject_losers(rows, again[~same], keeper[~same]),
+        counts=_count(rows, first, again[same]),
     )
 
 
@@ -112,6 +113,13 @@ def find_changed(
       `changed_schema`: new items, those that return, and those with other content.
     """
     previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
+    return _changed(kept, parent, previous, leaving)
+
+
+def _changed(
+    kept: pa.RecordBatch, parent: pa.RecordBatch, previous: pa.Array, leaving: Leaving | None
+) -> pa.RecordBatch:
+    """Returns the same as `find_changed`, given the parent's row of each row kept."""
     known = previous.is_valid().to_numpy(zero_copy_only=False)
     before = parent.take(previous)
     reserved = before["retired_generation"].is_valid().to_numpy(zero_copy_only=False)
@@ -144,6 +152,8 @@ def one_row_per_item(parent: pa.RecordBatch) -> pa.RecordBatch:
 
     An item that moved owns the ID it left as well as the one it has.
     """
+    if parent["retired_generation"].null_count == parent.num_rows:
+        return parent  # every item has one live row
     live = parent["retired_generation"].is_null()
     order = pa.record_batch(
         {
@@ -186,9 +196,9 @@ def _equal(left: pa.Array, right: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.equal(left, right), False).to_numpy(zero_copy_only=False)
 
 
-def _reject_losers(rows: pa.RecordBatch, lost: np.ndarray, keeper: np.ndarray) -> pa.RecordBatch:
+def _reject_losers(rows: pa.RecordBatch, lost: np.ndarray, kept: np.ndarray) -> pa.RecordBatch:
     losers = rows.take(pa.array(lost)).to_pylist()
-    winners = rows.take(pa.array(keeper[lost])).to_pylist()
+    winners = rows.take(pa.array(kept)).to_pylist()
     details, payloads = [], []
     for loser, winner in zip(losers, winners, strict=True):
         details.append(
@@ -211,12 +221,14 @@ def _reject_losers(rows: pa.RecordBatch, lost: np.ndarray, keeper: np.ndarray) -
     )
 
 
-def _count(rows: pa.RecordBatch, first: np.ndarray, same_content: np.ndarray) -> pa.RecordBatch:
+def _count(rows: pa.RecordBatch, first: np.ndarray, duplicates: np.ndarray) -> pa.RecordBatch:
+    duplicate = np.zeros(len(first), np.int64)
+    duplicate[duplicates] = 1
     columns = {
         "source": rows["source"],
         "live": pa.array(first.astype(np.int64)),
-        "rejected": pa.array((~first & ~same_content).astype(np.int64)),
-        "duplicate": pa.array((~first & same_content).astype(np.int64)),
+        "rejected": pa.array(1 - first - duplicate),
+        "duplicate": pa.array(duplicate),
     }
     names = ("live", "rejected", "duplicate")
     sums = pa.table(columns).group_by("source").aggregate([(name, "sum") for name in names])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -135,11 +136,15 @@ def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
       A part of the quality table, see `quality_table`.
     """
     document: dict[str, Any] = {"sampled_items": len(sample.item_ids)}
-    geometry = Geometry.of(sample.embeddings, ASKED_ROWS)
     decoded = np.empty((len(sample.base_codes), quantizer.embedding_dim), np.float32)
-    stale = np.arange(len(decoded))
+    with ThreadPoolExecutor(1) as aside:  # products of matrices, mostly, at the same time
+        looking = aside.submit(Geometry.of, sample.embeddings, ASKED_ROWS)
+        _decode_rows(quantizer, sample.base_codes, np.arange(len(decoded)), decoded)
+        geometry = looking.result()
     for name, codes in (("before", sample.base_codes), ("after", sample.codes)):
-        _decode_rows(quantizer, codes, stale, decoded)
+        if name == "after":
+            moved = np.flatnonzero((sample.base_codes != sample.codes).any(axis=1))
+            _decode_rows(quantizer, codes, moved, decoded)
         document[name] = quality(
             codes,
             quantizer.codebook_sizes,
@@ -150,7 +155,6 @@ def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
             geometry=geometry,
         )
         document[name].pop("definitions")
-        stale = np.flatnonzero((sample.base_codes != sample.codes).any(axis=1))
     return document
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.resolution import SuffixOverflowError, resolve, settle
+from models.runs import runs
 from schemas.arrays import (
     list_from_matrix,
     mask_from_bool,
@@ -63,7 +64,8 @@ def settle_rows(rows: pa.RecordBatch, occupied: np.ndarray, identity: Identity) 
     placing = np.flatnonzero(has_role(rows, PLACE))
     if identity.policy == "reassign" and len(placing):
         codes = matrix_from_list(rows["base_codes"].take(pa.array(placing)), layout.num_levels)
-        taken = np.unique(layout.prefixes(occupied, layout.num_levels))
+        taken = layout.prefixes(occupied, layout.num_levels)
+        taken = taken[runs(taken)[0]]
         contested[placing] = ~settle(codes, taken, layout)
     return pa.RecordBatch.from_arrays(
         [*rows.columns, pa.array(contested)], schema=settled_schema(identity.old_type)
@@ -253,8 +255,12 @@ def _item_rows(
     """
     schema = items_schema(identity.sid_type, ())
     rows = staying.num_rows
-    before = pc.index_in(staying["item_id"], value_set=parent.items["item_id"])
-    first = parent.items["first_generation"].take(before)
+    # The few are the value set: a hash table of all of a shard's ids takes far longer.
+    found = pc.index_in(parent.items["item_id"], value_set=staying["item_id"])
+    before = np.full(rows, -1)
+    known = np.flatnonzero(found.is_valid())
+    before[found.drop_null()] = known
+    first = parent.items["first_generation"].take(pa.array(before, mask=before < 0))
     first = pc.if_else(pc.equal(staying["role"], PIN), first, None)
     now = pa.repeat(pa.scalar(stamp.time, schema.field("event_timestamp").type), rows)
     unlabelled = pa.ListArray.from_arrays(
