@@ -30,7 +30,7 @@ from models.losses import (
 )
 from models.mlp import dense_network
 from models.pair_mining import MINED_ROWS, SharedPairs, pair_loss, paired_depths
-from models.tag_supervision import TagHeads
+from models.tag_heads import TagHeads
 from models.tags import TagTable
 from models.trained_autoencoder import TrainedAutoencoder
 from models.training_state import TrainingState

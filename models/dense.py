@@ -8,9 +8,6 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-
-from models.products import product
 
 BLOCK_ROWS = 4096
 _UNIT_ROUNDOFF = 2.0**-53
@@ -101,16 +98,24 @@ class DenseNetwork:
         """Values a row leaves with."""
         return int(self.weights[-1].shape[1])
 
-    def tensors(self, device: torch.device) -> DenseTensors:
-        """Returns the float32 parameters on a device, for the fast path."""
-        as_tensor = [torch.from_numpy(np.ascontiguousarray(w)).to(device) for w in self.weights]
-        return DenseTensors(
-            tuple(as_tensor),
-            tuple(torch.from_numpy(np.ascontiguousarray(b)).to(device) for b in self.biases),
-            None
-            if self.shortcut is None
-            else torch.from_numpy(np.ascontiguousarray(self.shortcut)).to(device),
-        )
+    def nearly(self, rows: np.ndarray) -> np.ndarray:
+        """Evaluates the network in float32; last bits may depend on N and on threads.
+
+        Args:
+          rows: (N, in_dim) float32.
+
+        Returns:
+          (N, out_dim) float32.
+        """
+        hidden = rows
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if layer:
+                np.maximum(hidden, 0, out=hidden)
+            hidden = hidden @ weight
+            hidden += bias
+        if self.shortcut is not None:
+            hidden += rows @ self.shortcut
+        return hidden
 
     def exact(self, rows: np.ndarray) -> np.ndarray:
         """Evaluates the network in float64, rounded to the grid; a pure function of each row.
@@ -213,25 +218,6 @@ class DenseNetwork:
             named.get(f"{prefix}.shortcut"),
             float(named[f"{prefix}.grid"][0]),
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DenseTensors:
-    """A `DenseNetwork`'s parameters on a device, evaluated in float32."""
-
-    weights: tuple[torch.Tensor, ...]
-    biases: tuple[torch.Tensor, ...]
-    shortcut: torch.Tensor | None
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Maps (N, in_dim) to (N, out_dim)."""
-        hidden = rows
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = product(hidden, weight).add_(bias)
-            if layer < last:
-                hidden = hidden.relu_()
-        return hidden if self.shortcut is None else hidden.add_(product(rows, self.shortcut))
 
 
 def _product_in_index_order(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
 
-from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
+from models.arithmetic import Arithmetic, Array, Codewords, arithmetic
 from models.config import LossConfig, MocConfig, RqvaeConfig
-from models.dense import DenseTensors
-from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
+from models.nearest import SEARCH_ROWS, exact_parallel_codes
 from models.quantizer import Quantizer
-from models.residual import (
-    EXACT_ROWS,
-    checked_codes,
-    checked_embeddings,
-    default_device,
-    device_rows,
-)
+from models.residual import EXACT_ROWS, checked_codes, checked_embeddings
 from models.trained_autoencoder import TrainedAutoencoder
+
+if TYPE_CHECKING:
+    from models.autoencoder_training import Progress, TrainingInputs
 
 
 class Moc(Quantizer):
@@ -50,13 +45,21 @@ class Moc(Quantizer):
         return self.autoencoder.codebooks
 
     @functools.cached_property
-    def _fast(self) -> tuple[DenseTensors, CodewordTensors]:
-        device = default_device()
-        return self.autoencoder.encoder.tensors(device), CodewordTensors(self.codebooks, device)
+    def _fast(self) -> Arithmetic:
+        """Where the fast path runs."""
+        return arithmetic()
 
     @functools.cached_property
-    def _fast_decoder(self) -> DenseTensors:
-        return self.autoencoder.decoder.tensors(default_device())
+    def _codewords(self) -> Codewords:
+        return self._fast.codewords(self.codebooks)
+
+    @functools.cached_property
+    def _fast_encoder(self) -> Callable[[Array], Array]:
+        return self._fast.network(self.autoencoder.encoder)
+
+    @functools.cached_property
+    def _fast_decoder(self) -> Callable[[Array], Array]:
+        return self._fast.network(self.autoencoder.decoder)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to the (N, d) float32 vectors every codebook quantizes."""
@@ -67,14 +70,12 @@ class Moc(Quantizer):
         embeddings = checked_embeddings(embeddings, self.embedding_dim)
         codes = np.empty((len(embeddings), self.num_levels), np.int32)
         open_rows = np.zeros(len(embeddings), bool)
-        encoder, codewords = self._fast
-        with torch.inference_mode():
-            for start in range(0, len(embeddings), SEARCH_ROWS):
-                block = slice(start, start + SEARCH_ROWS)
-                rows = device_rows(embeddings[block], default_device())
-                fast, near_tie = codewords.parallel_codes(encoder(rows))
-                codes[block] = fast.cpu().numpy()
-                open_rows[block] = near_tie.cpu().numpy()
+        for start in range(0, len(embeddings), SEARCH_ROWS):
+            block = slice(start, start + SEARCH_ROWS)
+            latents = self._fast_encoder(self._fast.put(embeddings[block]))
+            fast, near_tie = self._codewords.parallel_codes(latents)
+            codes[block] = self._fast.get(fast)
+            open_rows[block] = self._fast.get(near_tie)
         undecided = np.flatnonzero(open_rows)
         for start in range(0, len(undecided), EXACT_ROWS):
             chosen = undecided[start : start + EXACT_ROWS]
@@ -91,10 +92,8 @@ class Moc(Quantizer):
 
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
-        _, codewords = self._fast
-        with torch.inference_mode():
-            latents = codewords.sums(device_rows(codes, default_device())) / self.num_levels
-            return self._fast_decoder(latents).cpu().numpy()
+        latents = self._codewords.sums(self._fast.put(codes)) / self.num_levels
+        return self._fast.get(self._fast_decoder(latents))
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""
@@ -120,6 +119,8 @@ def fit_moc(
     Raises:
       ValueError: tags are given; they supervise prefixes, which these codes do not have.
     """
+    from models.autoencoder_training import train_autoencoder  # imports torch
+
     if inputs is not None and inputs.tags is not None:
         raise ValueError("moc has no prefixes for tags to supervise: use rqvae")
     shared = RqvaeConfig(

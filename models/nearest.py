@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-
-from models.products import product
 
 # A float32 code is trusted when the runner-up is farther by more than this share of the squared
 # length of latent plus codeword. Float32 carries 6e-8; the sums of an encoder of width 768 and
@@ -19,141 +16,118 @@ SEARCH_ROWS = 1024
 _UNIT_ROUNDOFF = 2.0**-53
 
 
-class CodewordTensors:
-    """Codebooks on a device, ready for the float32 search.
+class CodewordArrays:
+    """Codebooks ready for the float32 search on the processor.
+
+    Codes come with (N,) bool, True where what was kept or chosen was too close to call.
 
     Args:
       codebooks: L float32 arrays of shape (K_l, d).
-      device: where the search runs.
     """
 
-    def __init__(self, codebooks: Sequence[np.ndarray], device: torch.device) -> None:
-        self.codewords = [torch.from_numpy(np.array(book)).to(device) for book in codebooks]
-        self.transposed = [words.t().contiguous() for words in self.codewords]
-        self.half_norms = []
-        self.scale = 0.0
-        for book in codebooks:
-            wide = book.astype(np.float64)
-            half = (wide**2).sum(axis=1) / 2
-            self.scale = max(self.scale, float(half.max()))
-            half[repeated_rows(book)] = np.inf
-            self.half_norms.append(torch.from_numpy(half.astype(np.float32)).to(device))
+    def __init__(self, codebooks: Sequence[np.ndarray]) -> None:
+        self._codewords = [np.ascontiguousarray(book) for book in codebooks]
+        self._transposed = [np.ascontiguousarray(book.T) for book in codebooks]
+        self._half_norms, self._scale = half_norms(codebooks)
 
-    def residual_codes(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Picks the nearest codeword of each level in turn.
-
-        Args:
-          latents: (N, d) float32.
-
-        Returns:
-          (N, L) int64 codes, and (N,) bool: True where a level was too close to call.
-        """
+    def residual_codes(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Picks the nearest codeword of each level in turn: (N, d) to (N, L) int64."""
+        tolerance = self._tolerance(latents)
+        codes = np.empty((len(latents), len(self._codewords)), np.int64)
+        near_tie = np.zeros(len(latents), bool)
         residual = latents
-        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self.scale)
-        near_tie = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
-        codes = []
-        for level, words in enumerate(self.codewords):
-            code, near = self._nearest(residual, level, tolerance)
-            codes.append(code)
-            near_tie |= near
-            if level < len(self.codewords) - 1:
-                residual = residual - words[code]
-        return torch.stack(codes, dim=1), near_tie
+        for level, words in enumerate(self._codewords):
+            near_tie |= self._nearest(residual, level, tolerance, codes[:, level])
+            if level < len(self._codewords) - 1:
+                residual = residual - words[codes[:, level]]
+        return codes, near_tie
 
-    def beam_codes(self, latents: torch.Tensor, beam: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keeps the `beam` best code tuples of each level and returns the best of the last.
-
-        Args:
-          latents: (N, d) float32.
-          beam: tuples kept, at least 2.
-
-        Returns:
-          (N, L) int64 codes, and (N,) bool: True where what was kept or chosen was too close to
-          call.
-        """
+    def beam_codes(self, latents: np.ndarray, beam: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keeps the `beam` best code tuples a level, at least 2; returns the best: (N, L) int64."""
         count, width = latents.shape
-        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self.scale)
-        near_tie = torch.zeros(count, dtype=torch.bool, device=latents.device)
+        tolerance = self._tolerance(latents)
+        near_tie = np.zeros(count, bool)
         residuals = latents[:, None]
-        scores = torch.zeros(count, 1, device=latents.device)
-        tuples = torch.zeros(count, 1, 0, dtype=torch.int64, device=latents.device)
-        for level, words in enumerate(self.codewords):
+        scores = np.zeros((count, 1), np.float32)
+        tuples = np.zeros((count, 1, 0), np.int64)
+        for level, words in enumerate(self._codewords):
             # Half the squared distance of the tuple, less the latent's own |latent|^2 / 2.
-            step = self._scores(residuals.reshape(-1, width), level).view(count, -1, len(words))
-            candidates = (scores[:, :, None] + step).flatten(1)
-            last = level == len(self.codewords) - 1
+            step = self._scores(residuals.reshape(-1, width), level).reshape(count, -1, len(words))
+            candidates = (scores[:, :, None] + step).reshape(count, -1)
+            last = level == len(self._codewords) - 1
             keep = min(1 if last else beam, candidates.shape[1])
-            ahead = min(keep + 1, candidates.shape[1])
-            values, positions = candidates.topk(ahead, dim=1, largest=False)
-            if ahead > keep:
-                near_tie |= values[:, keep] - values[:, keep - 1] <= tolerance
-            scores, positions = values[:, :keep], positions[:, :keep]
-            parent = torch.div(positions, len(words), rounding_mode="floor")
-            code = positions % len(words)
-            tuples = torch.cat(
-                [tuples.gather(1, parent[:, :, None].expand(-1, -1, level)), code[:, :, None]], 2
-            )
-            residuals = residuals.gather(1, parent[:, :, None].expand(-1, -1, width)) - words[code]
+            positions = _smallest(candidates, min(keep + 1, candidates.shape[1]))
+            values = np.take_along_axis(candidates, positions, axis=1)
+            if positions.shape[1] > keep:
+                with np.errstate(invalid="ignore"):  # two repetitions are infinitely far both
+                    near_tie |= values[:, keep] - values[:, keep - 1] <= tolerance
+            scores = values[:, :keep]
+            parent, code = np.divmod(positions[:, :keep], len(words))
+            kept = np.take_along_axis(tuples, parent[:, :, None], axis=1)
+            tuples = np.concatenate([kept, code[:, :, None]], axis=2)
+            left = np.take_along_axis(residuals, parent[:, :, None], axis=1)
+            residuals = left - words[code]
         return tuples[:, 0], near_tie
 
-    def parallel_codes(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Picks the nearest codeword of each codebook independently; shapes as above."""
-        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self.scale)
-        near_tie = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
-        codes = []
-        for level in range(len(self.codewords)):
-            code, near = self._nearest(latents, level, tolerance)
-            codes.append(code)
-            near_tie |= near
-        return torch.stack(codes, dim=1), near_tie
+    def parallel_codes(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Picks the nearest codeword of each codebook independently: (N, d) to (N, L) int64."""
+        tolerance = self._tolerance(latents)
+        codes = np.empty((len(latents), len(self._codewords)), np.int64)
+        near_tie = np.zeros(len(latents), bool)
+        for level in range(len(self._codewords)):
+            near_tie |= self._nearest(latents, level, tolerance, codes[:, level])
+        return codes, near_tie
 
-    def sums(self, codes: torch.Tensor) -> torch.Tensor:
+    def sums(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to the (N, d) float32 sums of their codewords."""
-        total = self.codewords[0][codes[:, 0]]
-        for words, column in zip(self.codewords[1:], codes.T[1:], strict=True):
+        total = self._codewords[0][codes[:, 0]]
+        for words, column in zip(self._codewords[1:], codes.T[1:], strict=True):
             total += words[column]
         return total
 
+    def _tolerance(self, latents: np.ndarray) -> np.ndarray:
+        return NEAR_TIE * (np.einsum("nd,nd->n", latents, latents) / 2 + self._scale)
+
     def _nearest(
-        self, rows: torch.Tensor, level: int, tolerance: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (N,) nearest codes and (N,) whether another codeword is within tolerance."""
+        self, rows: np.ndarray, level: int, tolerance: np.ndarray, code: np.ndarray
+    ) -> np.ndarray:
+        """Sets (N,) nearest codes and returns whether another codeword is within tolerance."""
         scores = self._scores(rows, level)
-        if scores.device.type == "cpu":
-            return _nearest_on_cpu(scores.numpy(), tolerance)
-        best, code = scores.min(dim=1)
-        near = (scores <= (best + tolerance)[:, None]).sum(dim=1) > 1
-        return code, near
+        scores.argmin(axis=1, out=code)
+        row = np.arange(len(scores))
+        best = scores[row, code]
+        scores[row, code] = np.inf
+        near: np.ndarray = scores.min(axis=1) <= best + tolerance
+        return near
 
-    def _scores(self, rows: torch.Tensor, level: int) -> torch.Tensor:
+    def _scores(self, rows: np.ndarray, level: int) -> np.ndarray:
         """Returns (N, K) half squared distances without the |row|^2 / 2 that all of a row share."""
-        return torch.sub(self.half_norms[level], product(rows, self.transposed[level]))
-
-
-def _nearest_on_cpu(
-    scores: np.ndarray, tolerance: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Does what `CodewordTensors._nearest` does; numpy finds minima of rows faster than torch.
-
-    Args:
-      scores: (N, K), overwritten.
-      tolerance: (N,).
-    """
-    rows, code = np.arange(len(scores)), scores.argmin(axis=1)
-    best = scores[rows, code]
-    scores[rows, code] = np.inf
-    near = scores.min(axis=1) <= best + tolerance.numpy()
-    return torch.from_numpy(code), torch.from_numpy(near)
+        scores = rows @ self._transposed[level]
+        return np.subtract(self._half_norms[level], scores, out=scores)
 
 
 def nearest_codes(rows: np.ndarray, book: np.ndarray) -> np.ndarray:
     """Returns (N,) nearest codes in float32, for fitting, where a near-tie may go either way."""
-    words = CodewordTensors([book], torch.device("cpu"))
+    words = CodewordArrays([book])
     codes = np.empty(len(rows), np.int64)
     for start in range(0, len(rows), SEARCH_ROWS):
-        block = torch.from_numpy(np.array(rows[start : start + SEARCH_ROWS], dtype=np.float32))
-        codes[start : start + len(block)] = words.residual_codes(block)[0][:, 0].numpy()
+        block = np.asarray(rows[start : start + SEARCH_ROWS], dtype=np.float32)
+        codes[start : start + len(block)] = words.residual_codes(block)[0][:, 0]
     return codes
+
+
+def half_norms(codebooks: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """Returns half the squared norms of codewords, (K,) float32 a codebook, and the largest.
+
+    Those of codewords that repeat an earlier one are infinite.
+    """
+    halves, largest = [], 0.0
+    for book in codebooks:
+        half = (book.astype(np.float64) ** 2).sum(axis=1) / 2
+        largest = max(largest, float(half.max()))
+        half[repeated_rows(book)] = np.inf
+        halves.append(half.astype(np.float32))
+    return halves, largest
 
 
 def repeated_rows(book: np.ndarray) -> np.ndarray:
@@ -245,3 +219,10 @@ def _distances_in_index_order(rows: np.ndarray, words: np.ndarray) -> np.ndarray
     for column in range(rows.shape[1]):
         total += (rows[:, column, None] - words[:, column]) ** 2
     return total
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns the (N, count) positions of the smallest values of rows, ascending by value."""
+    few = np.argpartition(values, count - 1, axis=1)[:, :count]
+    order = np.argsort(np.take_along_axis(values, few, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(few, order, axis=1)

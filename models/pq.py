@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
-import torch
 
+from models.arithmetic import Arithmetic, Codewords, arithmetic
 from models.config import PqConfig
 from models.kmeans import kmeans
-from models.nearest import SEARCH_ROWS, CodewordTensors, exact_parallel_codes
+from models.nearest import SEARCH_ROWS, exact_parallel_codes
 from models.quantizer import Quantizer
-from models.residual import EXACT_ROWS, checked_codes, checked_embeddings, default_device
+from models.residual import EXACT_ROWS, checked_codes, checked_embeddings
 
 
 class Pq(Quantizer):
@@ -46,8 +46,8 @@ class Pq(Quantizer):
         return tuple(books)
 
     @functools.cached_property
-    def _fast(self) -> list[CodewordTensors]:
-        return [CodewordTensors([book], default_device()) for book in self._slices]
+    def _codewords(self) -> list[Codewords]:
+        return [arithmetic().codewords([book]) for book in self._slices]
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns the (N, D) embeddings as they are."""
@@ -57,11 +57,11 @@ class Pq(Quantizer):
         """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
         embeddings = checked_embeddings(embeddings, self.embedding_dim)
         codes = np.empty((len(embeddings), len(self._slices)), np.int32)
-        for level, codewords in enumerate(self._fast):
+        for level, codewords in enumerate(self._codewords):
             part = np.ascontiguousarray(
                 embeddings[:, self._bounds[level] : self._bounds[level + 1]]
             )
-            codes[:, level] = _slice_codes(part, self._slices[level], codewords)
+            codes[:, level] = _slice_codes(part, self._slices[level], codewords, arithmetic())
         return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -102,17 +102,17 @@ def fit_pq(config: PqConfig, embeddings: np.ndarray) -> Pq:
     )
 
 
-def _slice_codes(rows: np.ndarray, book: np.ndarray, codewords: CodewordTensors) -> np.ndarray:
+def _slice_codes(
+    rows: np.ndarray, book: np.ndarray, codewords: Codewords, fast: Arithmetic
+) -> np.ndarray:
     """Returns (N,) int32 nearest codes, near-ties decided in float64."""
     codes = np.empty(len(rows), np.int32)
     open_rows = np.zeros(len(rows), bool)
-    device = default_device()
-    with torch.inference_mode():
-        for start in range(0, len(rows), SEARCH_ROWS):
-            block = slice(start, start + SEARCH_ROWS)
-            fast, near = codewords.parallel_codes(torch.from_numpy(rows[block]).to(device))
-            codes[block] = fast[:, 0].cpu().numpy()
-            open_rows[block] = near.cpu().numpy()
+    for start in range(0, len(rows), SEARCH_ROWS):
+        block = slice(start, start + SEARCH_ROWS)
+        found, near = codewords.parallel_codes(fast.put(rows[block]))
+        codes[block] = fast.get(found)[:, 0]
+        open_rows[block] = fast.get(near)
     undecided = np.flatnonzero(open_rows)
     for start in range(0, len(undecided), EXACT_ROWS):
         chosen = undecided[start : start + EXACT_ROWS]

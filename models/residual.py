@@ -7,14 +7,9 @@ import functools
 from typing import ClassVar
 
 import numpy as np
-import torch
 
-from models.nearest import (
-    SEARCH_ROWS,
-    CodewordTensors,
-    exact_beam_codes,
-    exact_residual_codes,
-)
+from models.arithmetic import Arithmetic, Array, Codewords, arithmetic
+from models.nearest import SEARCH_ROWS, exact_beam_codes, exact_residual_codes
 from models.quantizer import Quantizer
 from models.rounded_latents import RoundedLatents
 
@@ -35,17 +30,17 @@ class ResidualQuantizer(Quantizer):
         self._beam = beam
 
     @abc.abstractmethod
-    def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
-        """Maps (N, D) float32 on `_device` to (N, d) latents within float32 accuracy."""
+    def _fast_latents(self, rows: Array) -> Array:
+        """Maps (N, D) float32 to (N, d) latents within float32 accuracy, by `_fast`."""
 
     @functools.cached_property
-    def _device(self) -> torch.device:
+    def _fast(self) -> Arithmetic:
         """Where the fast path runs."""
-        return default_device()
+        return arithmetic()
 
     @functools.cached_property
-    def _codewords(self) -> CodewordTensors:
-        return CodewordTensors(self.codebooks, self._device)
+    def _codewords(self) -> Codewords:
+        return self._fast.codewords(self.codebooks)
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
@@ -57,19 +52,18 @@ class ResidualQuantizer(Quantizer):
         codes = np.empty((len(embeddings), self.num_levels), np.int32)
         open_rows = np.zeros(len(embeddings), bool)
         block_rows = max(1, SEARCH_ROWS // self._beam)
-        with torch.inference_mode():
-            for start in range(0, len(embeddings), block_rows):
-                block = slice(start, start + block_rows)
-                latents = self._fast_latents(device_rows(embeddings[block], self._device))
-                fast, near_tie = (
-                    self._codewords.residual_codes(latents)
-                    if self._beam == 1
-                    else self._codewords.beam_codes(latents, self._beam)
-                )
-                codes[block] = fast.cpu().numpy()
-                open_rows[block] = near_tie.cpu().numpy()
-                if rounded is not None:
-                    rounded.settle(start, latents.cpu().numpy())
+        for start in range(0, len(embeddings), block_rows):
+            block = slice(start, start + block_rows)
+            latents = self._fast_latents(self._fast.put(embeddings[block]))
+            fast, near_tie = (
+                self._codewords.residual_codes(latents)
+                if self._beam == 1
+                else self._codewords.beam_codes(latents, self._beam)
+            )
+            codes[block] = self._fast.get(fast)
+            open_rows[block] = self._fast.get(near_tie)
+            if rounded is not None:
+                rounded.settle(start, self._fast.get(latents))
         undecided = np.flatnonzero(open_rows)
         exact_rows = max(1, EXACT_ROWS // self._beam)
         for start in range(0, len(undecided), exact_rows):
@@ -98,16 +92,6 @@ class ResidualQuantizer(Quantizer):
             total += book[codes[:, level]]
             sums.append(total.astype(np.float32))
         return sums
-
-
-def default_device() -> torch.device:
-    """Returns the GPU when there is one, for the float32 path of encoding."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_rows(rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Returns a block of rows on a device; read-only memory, as Arrow's is, is copied."""
-    return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(device)
 
 
 def checked_embeddings(embeddings: np.ndarray, dim: int) -> np.ndarray:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
-import torch
 
+from models.arithmetic import Array
 from models.config import RqkmeansConfig
 from models.kmeans import kmeans
 from models.nearest import nearest_codes
-from models.residual import ResidualQuantizer, checked_embeddings, device_rows
+from models.residual import ResidualQuantizer, checked_embeddings
 
 
 class Rqkmeans(ResidualQuantizer):
@@ -43,7 +43,7 @@ class Rqkmeans(ResidualQuantizer):
         """Returns the (N, D) embeddings as they are."""
         return checked_embeddings(embeddings, self.embedding_dim)
 
-    def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
+    def _fast_latents(self, rows: Array) -> Array:
         return rows
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -52,8 +52,7 @@ class Rqkmeans(ResidualQuantizer):
 
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32, added in float32; see `Quantizer`."""
-        with torch.inference_mode():
-            return self._codewords.sums(device_rows(codes, self._device)).cpu().numpy()
+        return self._fast.get(self._codewords.sums(self._fast.put(codes)))
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the codebooks."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
 
-from models.autoencoder_training import Progress, TrainingInputs, train_autoencoder
+from models.arithmetic import Array
 from models.config import RqvaeConfig
-from models.dense import DenseTensors
-from models.residual import ResidualQuantizer, checked_embeddings, device_rows
+from models.residual import ResidualQuantizer, checked_embeddings
 from models.rounded_latents import RoundedLatents
-from models.tag_supervision import TagHeads, TagPrediction
+from models.tag_heads import TagHeads, TagPrediction
 from models.trained_autoencoder import TrainedAutoencoder
+
+if TYPE_CHECKING:
+    from models.autoencoder_training import Progress, TrainingInputs
 
 
 class Rqvae(ResidualQuantizer):
@@ -47,12 +48,12 @@ class Rqvae(ResidualQuantizer):
         return self.autoencoder.codebooks
 
     @functools.cached_property
-    def _fast_encoder(self) -> DenseTensors:
-        return self.autoencoder.encoder.tensors(self._device)
+    def _fast_encoder(self) -> Callable[[Array], Array]:
+        return self._fast.network(self.autoencoder.encoder)
 
     @functools.cached_property
-    def _fast_decoder(self) -> DenseTensors:
-        return self.autoencoder.decoder.tensors(self._device)
+    def _fast_decoder(self) -> Callable[[Array], Array]:
+        return self._fast.network(self.autoencoder.decoder)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, d) float32 latents; see `Quantizer.latents`."""
@@ -64,7 +65,7 @@ class Rqvae(ResidualQuantizer):
         rounded = RoundedLatents((len(embeddings), encoder.out_dim), encoder.grid)
         return self._search(embeddings, rounded), rounded.values
 
-    def _fast_latents(self, rows: torch.Tensor) -> torch.Tensor:
+    def _fast_latents(self, rows: Array) -> Array:
         return self._fast_encoder(rows)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -73,9 +74,8 @@ class Rqvae(ResidualQuantizer):
 
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
-        with torch.inference_mode():
-            latents = self._codewords.sums(device_rows(codes, self._device))
-            return self._fast_decoder(latents).cpu().numpy()
+        latents = self._codewords.sums(self._fast.put(codes))
+        return self._fast.get(self._fast_decoder(latents))
 
     def predict_tags(self, embeddings: np.ndarray) -> TagPrediction:
         """Predicts a tag path with a confidence per depth, from the codes alone.
@@ -128,5 +128,7 @@ def fit_rqvae(
     Returns:
       The quantizer and what was measured on held-out rows.
     """
+    from models.autoencoder_training import train_autoencoder  # imports torch
+
     trained = train_autoencoder(config, embeddings, progress, inputs)
     return Rqvae(trained.autoencoder, config.beam, trained.tags), trained.scalars

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.arithmetic import ProcessorArithmetic
 from models.dense import DenseNetwork
+from models.gpu_arithmetic import TorchArithmetic
 
 
 def random_network(widths, seed=0, shortcut=True):
@@ -28,8 +30,10 @@ def test_exact_agrees_with_a_plain_evaluation(shortcut):
     if shortcut:
         expected = expected + rows @ network.shortcut
     np.testing.assert_allclose(network.exact(rows), expected, atol=5e-6)
-    fast = network.tensors(torch.device("cpu"))(torch.from_numpy(rows))
-    np.testing.assert_allclose(fast.numpy(), expected, atol=5e-6)
+    for fast in (ProcessorArithmetic(), TorchArithmetic(torch.device("cpu"))):
+        found = fast.get(fast.network(network)(fast.put(rows)))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
 def test_exact_bytes_do_not_depend_on_the_batch():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models import metrics
-from models.neighbours import find_neighbours
+from models.neighbours import Geometry, find_neighbours
 
 CODES = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 0]])
 EMBEDDINGS = np.array([[1, 0], [1, 0], [0, 1], [0, -2], [1, 1]], "f4")
@@ -82,10 +82,10 @@ def test_parallel_codebooks_are_measured_one_by_one():
     assert metrics.neighbourhood(codes, find_neighbours(rows, 1)) == [0.5, 0.5]
     assert metrics.neighbours_sharing(codes[:1], find_neighbours(rows[:1])) == [0.0, 0.0]
     paths = [["a"], ["a"], ["b"], ["b"], ["b"]]
-    known = find_neighbours(EMBEDDINGS)
+    known = Geometry.of(EMBEDDINGS)
     document = metrics.quality(CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False)
     assert document == metrics.quality(
-        CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False, neighbours=known
+        CODES, [2, 2], EMBEDDINGS, category_paths=paths, hierarchical=False, geometry=known
     )
     agreement = document["code_category_agreement"]
     assert [row["codebook"] for row in agreement] == [1, 2]

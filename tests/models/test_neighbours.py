@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models import neighbours
-from models.neighbours import find_neighbours, unit_rows
+from models.neighbours import Geometry, find_neighbours, unit_rows
 
 ROWS = np.random.default_rng(0).standard_normal((150, 6)).astype("f4")
 
@@ -33,3 +33,11 @@ def test_neighbours_among_many_that_are_equally_near(monkeypatch):
     assert found.nearest[0].tolist() == [20, 21, 22, 23]
     assert found.nearest[125].tolist() == [0, 20, 21, 22]
     assert found.nearest.tolist() == by_definition(crowd, range(150), 4)
+
+
+def test_geometry_is_that_of_rows_at_unit_length():
+    geometry = Geometry.of(ROWS, 50)
+    assert np.array_equal(geometry.unit, unit_rows(ROWS, np.float64))
+    found = find_neighbours(ROWS, sample=50)
+    assert np.array_equal(geometry.neighbours.asked, found.asked)
+    assert np.array_equal(geometry.neighbours.nearest, found.nearest)
