@@ -6,6 +6,10 @@ Text comes from the job's own template. Every path encodes the same texts in tur
 the ratio is the median over repeats of plain seconds / seconds. Loading, converting and calibrating
 are done before (`prepare`, seconds). Cosines are those to the plain vectors.
 
+`bare products` are what the processor allows: the products of all the model's linear layers with
+as many tokens as the texts have, in either type, and nothing else: no attention, activation,
+normalization, padding or tokenization.
+
 With --metrics, residual k-means is fitted on the vectors of each path, and the quality figures of
 its codes are printed, measured on the plain vectors, with the share of items whose first codes
 are the same when the tokenizer fitted on plain vectors encodes them, and of their 10 nearest items.
@@ -37,6 +41,8 @@ from semid_transforms.encoder_identity import model_folder
 
 PLAIN = "SentenceTransformer.encode"
 
+BARE_TOKENS = 4096
+
 Encode = Callable[[list[str]], np.ndarray]
 
 
@@ -60,6 +66,24 @@ def prepare(config: EncoderConfig) -> tuple[Encode, float]:
     encoder = SentenceEncoder(config)
     encoder.encode(["a text"])
     return encoder.encode, time.perf_counter() - started
+
+
+def bare_products(plain: SentenceTransformer, dtype: torch.dtype, repeats: int = 7) -> float:
+    """Returns the tokens a second at which all threads multiply by the linear layers' weights."""
+    layers = [
+        module.weight.detach().to(dtype).T
+        for name, module in plain[0].named_modules()
+        if isinstance(module, torch.nn.Linear) and "pooler" not in name
+    ]
+    rows = {width: torch.randn(BARE_TOKENS, width).to(dtype) for width in {len(w) for w in layers}}
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(repeats):
+            started = time.perf_counter()
+            for weight in layers:
+                rows[len(weight)] @ weight
+            seconds.append(time.perf_counter() - started)
+    return BARE_TOKENS / statistics.median(seconds)
 
 
 def compare(texts: list[str], encoders: dict[str, Encode], repeats: int) -> dict[str, np.ndarray]:
@@ -144,6 +168,10 @@ def main() -> None:
         characters = statistics.mean(map(len, texts))
         print(f"{Path(path).stem}: {len(texts):,} texts of {characters:.0f} characters")
         vectors = compare(texts, encoders, arguments.repeats)
+        tokens = np.mean([len(ids) for ids in plain.tokenizer(texts, truncation=True)["input_ids"]])
+        for dtype in (torch.float32, torch.bfloat16):
+            rate = bare_products(plain, dtype) / tokens
+            print(f"  bare products, {str(dtype)[6:]:13}{rate:9.1f}   ({tokens:.0f} tokens a text)")
         if arguments.metrics:
             quality(vectors)
 
