@@ -116,8 +116,9 @@ def check_rejects(tables: PublishedTables) -> Iterator[str | int]:
     yield rejects.num_rows
 
 
-def check_items(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> Iterator[str | int]:
+def check_items(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
     """Items are unique, in SID order, and their columns agree."""
+    items = tables.read_items(["item_id", "sid", "codes", "base_codes", "suffix"])
     ids = items["item_id"]
     yield from (f"item_id {name!r} occurs twice" for name in repeated(ids))
     codes = matrix_from_list(items["codes"], layout.num_levels)
@@ -144,16 +145,19 @@ def check_items(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> 
         )
     yield from _parts_out_of_order(tables)
     names = pa.array([placement.value for placement in Placement])
-    for row in items.filter(pc.invert(pc.is_in(items["placement"], names))).to_pylist():
-        yield f"item {row['item_id']!r} has placement {row['placement']!r}"
-    nearest = mask_from_bool(pc.equal(items["placement"], Placement.NEAREST.value))
+    placement = tables.read_items(["placement"])["placement"]
+    for row in np.flatnonzero(~mask_from_bool(pc.is_in(placement, names))):
+        yield f"item {ids[row].as_py()!r} has placement {placement[row].as_py()!r}"
+    nearest = mask_from_bool(pc.equal(placement, Placement.NEAREST.value))
     settled = (codes == base).all(axis=1) & (suffix == 0)
-    first = mask_from_bool(pc.equal(items["first_generation"], tables.manifest.generation))
+    since = tables.read_items(["first_generation"])["first_generation"]
+    first = mask_from_bool(pc.equal(since, tables.manifest.generation))
     for row in np.flatnonzero(nearest & ~settled & first):
         yield f"item {ids[row].as_py()!r} is called nearest but is not on its base codes"
-    other = pc.not_equal(items["tokenizer_id"], tables.manifest.fingerprints.tokenizer)
-    for row in items.filter(other).to_pylist():
-        yield f"item {row['item_id']!r} comes from tokenizer {row['tokenizer_id'][:16]}"
+    tokenizer = tables.read_items(["tokenizer_id"])["tokenizer_id"]
+    other = mask_from_bool(pc.not_equal(tokenizer, tables.manifest.fingerprints.tokenizer))
+    for row in np.flatnonzero(other):
+        yield f"item {ids[row].as_py()!r} comes from tokenizer {tokenizer[row].as_py()[:16]}"
     yield items.num_rows
 
 
@@ -173,10 +177,9 @@ def _parts_out_of_order(tables: PublishedTables) -> Iterator[str]:
             last = int(sids[-1])
 
 
-def check_features(
-    tables: PublishedTables, items: pa.Table, layout: SidLayout
-) -> Iterator[str | int]:
+def check_features(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
     """The n-gram columns follow from the codes and, for `spm`, from the pieces that are kept."""
+    items = tables.read_items(["item_id", "codes"])
     codes = matrix_from_list(items["codes"], layout.num_levels)
     features = tables.features
     if features.spm_path is not None:
@@ -187,7 +190,7 @@ def check_features(
     columns = features.load(layout.codebook_sizes)
     for feature in features.features:
         expected = columns.column(codes, feature)
-        stored = items[feature.name].combine_chunks()
+        stored = tables.read_items([feature.name])[feature.name].combine_chunks()
         if stored.equals(expected):
             continue
         for row, (old, new) in enumerate(
@@ -201,8 +204,9 @@ def check_features(
     yield items.num_rows
 
 
-def check_catalog(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+def check_catalog(tables: PublishedTables) -> Iterator[str | int]:
     """The catalog snapshot has the same items and contents."""
+    items = tables.read_items(["item_id", "content_hash"])
     catalog = tables.read("catalog", ["item_id", "content_hash"])
     yield from _compare_keys(items, catalog, "items", "catalog")
     yield catalog.num_rows
@@ -225,10 +229,9 @@ def check_tokenizer(tables: PublishedTables, layout: SidLayout) -> Iterator[str 
     yield 1
 
 
-def check_embeddings(
-    tables: PublishedTables, items: pa.Table, quantizer: Quantizer
-) -> Iterator[str | int]:
+def check_embeddings(tables: PublishedTables, quantizer: Quantizer) -> Iterator[str | int]:
     """Every item has its embedding, and the base codes are what the tokenizer gives for it."""
+    items = tables.read_items(["item_id", "content_hash", "base_codes"])
     found = np.zeros(items.num_rows, bool)
     base = matrix_from_list(items["base_codes"], quantizer.num_levels)
     hashes = items["content_hash"].combine_chunks()

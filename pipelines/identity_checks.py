@@ -51,8 +51,9 @@ def check_lineage(tables: PublishedTables) -> Iterator[str | int]:
     yield checked
 
 
-def check_reserved(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+def check_reserved(tables: PublishedTables) -> Iterator[str | int]:
     """No reserved SID is in use, and none is reserved twice."""
+    items = tables.read_items(["sid"])
     reserved = tables.read("reserved", ["item_id", "sid"])
     if reserved.num_rows and tables.manifest.config["collisions"]["policy"] != "none":
         taken = reserved.filter(pc.is_in(reserved["sid"], items["sid"].combine_chunks()))
@@ -62,8 +63,9 @@ def check_reserved(tables: PublishedTables, items: pa.Table) -> Iterator[str | i
     yield reserved.num_rows
 
 
-def check_changes(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+def check_changes(tables: PublishedTables) -> Iterator[str | int]:
     """What changes/ announces is what items/ has, and every new item is announced."""
+    items = tables.read_items(["item_id", "sid", "first_generation"])
     changes = tables.read("changes")
     counts = dict.fromkeys((change.value for change in Change), 0)
     announced = pa.array([], pa.string())
@@ -85,7 +87,7 @@ def check_changes(tables: PublishedTables, items: pa.Table) -> Iterator[str | in
     yield changes.num_rows
 
 
-def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+def check_parent(tables: PublishedTables) -> Iterator[str | int]:
     """Every ID of the parent generation is still its owner's."""
     parent = tables.manifest.parent
     if parent is None:
@@ -96,6 +98,7 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
         yield 0  # removed since: there is nothing to compare with
         return
     columns = ["item_id", "sid"]
+    items = tables.read_items(columns)
     older = PublishedTables(tables.root, parent, before)
     old_type = pa.from_numpy_dtype(older.layout.dtype)
     old, kept_back = (
@@ -129,7 +132,7 @@ def check_parent(tables: PublishedTables, items: pa.Table) -> Iterator[str | int
         change = Change.RETIRED.value if new is None else Change.MOVED.value
         if said.get(name) != (change, sid, new):
             yield f"item {name!r} had SID {sid}, has {new}, and changes/ does not say so"
-    owned = [items.select(columns), tables.read("reserved", columns)]
+    owned = [items, tables.read("reserved", columns)]
     owned_now = pa.concat_tables([table for table in owned if table.num_rows])
     if released := _released_before(tables):
         kept_back = kept_back.filter(pc.greater_equal(kept_back["retired_generation"], released))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.sid import SidLayout
@@ -13,12 +12,13 @@ from pipelines.published_tables import TRIE, PublishedTables
 from semid_transforms.nodes import path_labels
 
 
-def check_trie(tables: PublishedTables, items: pa.Table, layout: SidLayout) -> Iterator[str | int]:
+def check_trie(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
     """Leaf i of the trie is row i of the items."""
     if not any(entry.path == TRIE for entry in tables.manifest.files):
         yield f"{TRIE} is not in the manifest"
         return
     trie = tables.read_trie()
+    items = tables.read_items(["item_id", "sid"])
     sids = items["sid"].to_numpy()
     if trie.layout != layout:
         yield f"its layout is {trie.layout}, the manifest's is {layout}"
@@ -46,10 +46,9 @@ def check_no_trie(tables: PublishedTables) -> Iterator[str | int]:
     yield len(tables.manifest.files)
 
 
-def check_labels(
-    tables: PublishedTables, items: pa.Table, layout: SidLayout
-) -> Iterator[str | int]:
+def check_labels(tables: PublishedTables, layout: SidLayout) -> Iterator[str | int]:
     """Every item reads the labels of the nodes on its path; without levels it reads none."""
+    items = tables.read_items(["item_id", "sid", "path_labels"])
     stored = items["path_labels"].combine_chunks()
     if not layout.hierarchical:
         for row in np.flatnonzero(pc.greater(pc.list_value_length(stored), 0).to_numpy(False)):
@@ -101,7 +100,7 @@ def check_nodes(tables: PublishedTables, layout: SidLayout) -> Iterator[str | in
     yield nodes.num_rows
 
 
-def check_vocabulary(tables: PublishedTables, items: pa.Table) -> Iterator[str | int]:
+def check_vocabulary(tables: PublishedTables) -> Iterator[str | int]:
     """The n-gram vocabulary counts what the items have."""
     ngrams = tables.read("ngrams")
     for value in tables.manifest.config["ngrams"]:
@@ -109,7 +108,8 @@ def check_vocabulary(tables: PublishedTables, items: pa.Table) -> Iterator[str |
         rows = ngrams.filter(pc.equal(ngrams["feature"], name))
         stored = rows.group_by("id").aggregate([("item_count", "sum")]).sort_by("id")
         stored = stored.filter(pc.not_equal(stored["item_count_sum"], 0))
-        ids, counts = np.unique(pc.list_flatten(items[name]).to_numpy(), return_counts=True)
+        column = tables.read_items([name])[name]
+        ids, counts = np.unique(pc.list_flatten(column).to_numpy(), return_counts=True)
         if not (
             np.array_equal(stored["id"].to_numpy(), ids)
             and np.array_equal(stored["item_count_sum"].to_numpy(), counts)

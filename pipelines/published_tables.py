@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,16 @@ class PublishedTables:
 
         Every part is in that order by itself; parts that backfills appended are merged in.
         """
-        items = self.read("items", columns)
-        if any(is_delta(part.path) for part in self.manifest.table("items")):
-            items = items.sort_by([("sid", "ascending"), ("item_id", "ascending")])
-        return items.combine_chunks()
+        items, order = self.read("items", columns), self._row_order
+        return items if order is None else items.take(order)
+
+    @functools.cached_property
+    def _row_order(self) -> pa.Array | None:
+        """Rows of the `items` parts, one after the other, in row order; None where they are."""
+        if not any(is_delta(part.path) for part in self.manifest.table("items")):
+            return None
+        keys = [("sid", "ascending"), ("item_id", "ascending")]
+        return pc.sort_indices(self.read("items", [name for name, _ in keys]), sort_keys=keys)
 
     def read_nodes(self) -> pa.Table:
         """Reads `nodes` in trie order, with what backfills added to each node summed up."""

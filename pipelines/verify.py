@@ -98,28 +98,26 @@ def _run_checks(tables: PublishedTables, verdict: Verdict) -> None:
         _record(verdict, "schemas", 2, check_schemas(tables, layout))
     if verdict.problems:
         return
-    items = tables.read_items()
     _record(verdict, "rows per source", 1, check_sources(tables))
     _record(verdict, "rejects", 1, check_rejects(tables))
-    _record(verdict, "items", 2, check_items(tables, items, layout))
-    _record(verdict, "n-gram columns", 2, check_features(tables, items, layout))
-    _record(verdict, "catalog", 2, check_catalog(tables, items))
+    _record(verdict, "items", 2, check_items(tables, layout))
+    _record(verdict, "n-gram columns", 2, check_features(tables, layout))
+    _record(verdict, "catalog", 2, check_catalog(tables))
     if layout.hierarchical:
-        _record(verdict, "trie", 3, check_trie(tables, items, layout))
+        _record(verdict, "trie", 3, check_trie(tables, layout))
         _record(verdict, "nodes", 3, check_nodes(tables, layout))
     else:
         verdict.absent.append(NO_TRIE)
         _record(verdict, "no trie", 3, check_no_trie(tables))
-    _record(verdict, "path labels", 3, check_labels(tables, items, layout))
-    _record(verdict, "n-gram vocabulary", 3, check_vocabulary(tables, items))
-    _record(verdict, "reserved", 4, check_reserved(tables, items))
-    _record(verdict, "changes", 4, check_changes(tables, items))
-    _record(verdict, "parent", 4, check_parent(tables, items))
+    _record(verdict, "path labels", 3, check_labels(tables, layout))
+    _record(verdict, "n-gram vocabulary", 3, check_vocabulary(tables))
+    _record(verdict, "reserved", 4, check_reserved(tables))
+    _record(verdict, "changes", 4, check_changes(tables))
+    _record(verdict, "parent", 4, check_parent(tables))
     usable = _record(verdict, "tokenizer", 7, check_tokenizer(tables, layout))
     if usable:
         folder = tables.root.tokenizer_folder(tables.manifest.fingerprints.tokenizer)
-        embeddings = check_embeddings(tables, items, load_tokenizer(folder))
-        _record(verdict, "embeddings", 5, embeddings)
+        _record(verdict, "embeddings", 5, check_embeddings(tables, load_tokenizer(folder)))
 
 
 def _record(verdict: Verdict, name: str, invariant: int, found: Iterable[str | int]) -> bool:
