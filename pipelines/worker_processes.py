@@ -20,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from typing import IO
 
 from models.cores import usable_cores
 from pipelines.usage import Usage, counting
@@ -43,6 +44,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 _PATIENCE_SECONDS = 10
 _SAID_BYTES = 2000
+_LAST_WORDS_SECONDS = 0.5
 _START = """
 import json, logging, sys
 logging.getLogger().setLevel(logging.ERROR)
@@ -128,6 +130,29 @@ class Worker:
         self._connection.close()
 
 
+class _LastWords:
+    """The end of what processes print.
+
+    It is read as they print it. A file would not do: Beam prints an error before it reports it, so
+    that where nothing can be written any more nobody would hear of it.
+    """
+
+    def __init__(self, stream: IO[bytes]):
+        self._bytes = b""
+        self._reader = threading.Thread(target=self._read, args=[stream], daemon=True)
+        self._reader.start()
+
+    def last(self) -> str:
+        """Returns it as text; waits a moment for what a process that has just ended printed."""
+        self._reader.join(_LAST_WORDS_SECONDS)
+        return self._bytes.decode(errors="replace").strip()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            while part := os.read(stream.fileno(), _SAID_BYTES):
+                self._bytes = (self._bytes + part)[-_SAID_BYTES:]
+
+
 class WorkerProcesses:
     """Processes of this machine that serve pipelines.
 
@@ -146,15 +171,15 @@ class WorkerProcesses:
         self.shuffled = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115
         descriptors = [end.fileno() for end in (*theirs, *self.shuffled)]
         threads = dict.fromkeys(THREAD_VARIABLES, str(threads_per_worker(count)))
-        # What Beam prints of a failure comes back as the pipeline's error too.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as they live
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, descriptors)],
             env={**threads, **os.environ},
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=subprocess.PIPE,
         )
+        assert self._process.stderr is not None
+        self._said = _LastWords(self._process.stderr)
         for end in theirs:
             end.close()
         self._workers = [Worker(Connection(end.detach())) for end in ours]
@@ -177,9 +202,7 @@ class WorkerProcesses:
         except Exception as error:
             if self.alive:
                 raise
-            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - _SAID_BYTES))
-            said = self._said.read().decode(errors="replace").strip()
-            raise RuntimeError(f"{ENDED}\n{said}".strip()) from error
+            raise RuntimeError(f"{ENDED}\n{self._said.last()}".strip()) from error
 
     def serve(self, control_address: str, worker_id: str) -> Worker:
         """Lets the next process serve a pipeline, in today's folder and environment."""
@@ -202,7 +225,7 @@ class WorkerProcesses:
 
     def close(self) -> None:
         """Ends them, whatever they do."""
-        if self._said.closed:
+        if self.shuffled[0].closed:
             return
         for worker in self._workers:
             worker.close()
@@ -211,7 +234,7 @@ class WorkerProcesses:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for file in (self._said, *self.shuffled):
+        for file in self.shuffled:
             file.close()
 
 

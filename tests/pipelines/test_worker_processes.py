@@ -1,6 +1,7 @@
 """Workers on this machine: kept between pipelines, without timers, and what a failure says."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -160,6 +161,21 @@ def test_what_is_shuffled_passes_through_files_that_are_emptied(tmp_path: Path) 
             files = current_processes().shuffled
             assert [os.fstat(file.fileno()).st_size for file in files] == [0, 0]
     assert all(file.closed for file in files)
+
+
+def _without_room(number: int) -> Iterable[tuple[int, pa.RecordBatch]]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    yield from _halves(number)
+
+
+def test_a_worker_that_can_write_nothing_any_more_says_so(tmp_path: Path) -> None:
+    def define(root: beam.Pipeline) -> None:
+        spread = root | beam.Create(range(ELEMENTS))
+        halves = spread | beam.FlatMap(_without_room).with_output_types(tuple[int, pa.RecordBatch])
+        halves | beam.GroupByKey() | beam.Map(len)
+
+    with pytest.raises(OSError, match=r"what workers hand each other is kept in .* set TMPDIR"):
+        run_pipeline(workers(PROCESSES), define)
 
 
 STARTER = """
