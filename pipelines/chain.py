@@ -217,9 +217,7 @@ class Chain:
         counters = {}
         if embed["parts"] or read["retired"] or rewrite:
             counters = run_pipeline(
-                self._job.place_options(
-                    [run.scratch("assign", "latents"), run.output("embeddings")]
-                ),
+                self._job.options("place"),
                 lambda root: define_place(
                     root,
                     coded,

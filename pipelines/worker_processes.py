@@ -32,8 +32,8 @@ END = "end"
 """Asks a worker process to end."""
 
 ENDED = (
-    "a worker process ended before its work was done; if the machine ran out of memory, "
-    "--direct_num_workers=1 needs less"
+    "a worker process ended before its work was done; if the machine ran out of memory, a smaller "
+    "shards.rows_per_shard needs less"
 )
 
 BYTES_PER_WORKER = 256 << 20

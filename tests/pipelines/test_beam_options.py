@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import ClassVar
 
 import apache_beam as beam
-import pyarrow as pa
 import pytest
 import torch
 from apache_beam.options.pipeline_options import (
@@ -32,7 +30,6 @@ from pipelines.errors import UsageError
 from pipelines.job import Job
 from pipelines.root import Root
 from pipelines.settings import parse_settings
-from semid_transforms import files
 
 L4 = "type:nvidia-l4;count:1;install-nvidia-driver"
 
@@ -73,19 +70,6 @@ def test_workers_are_processes_by_default() -> None:
     assert (place.direct_running_mode, place.direct_num_workers) == (THREADS, 3)
     encoder = threads.encoder_options.view_as(DirectOptions)
     assert (encoder.direct_running_mode, encoder.direct_num_workers) == ("in_memory", 1)
-
-
-@pytest.mark.parametrize(("width", "mode"), [(32, PROCESSES), (384, "in_memory")])
-def test_items_are_placed_in_one_process_where_latents_are_large(
-    tmp_path: Path, width: int, mode: str
-) -> None:
-    latents = pa.record_batch({"latent": pa.array([[0.5] * width] * 10)})
-    files.write_table(str(tmp_path / "latents" / "part.parquet"), latents.schema, [latents])
-    asked = job("--direct_num_workers=2", f"--direct_running_mode={PROCESSES}")
-    folders = [str(tmp_path / "none"), str(tmp_path / "latents")]
-    options = asked.place_options(folders).view_as(DirectOptions)
-    assert options.direct_running_mode == mode
-    assert asked.place_options([]).view_as(DirectOptions).direct_running_mode == PROCESSES
 
 
 @pytest.mark.parametrize(
