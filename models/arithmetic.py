@@ -83,7 +83,7 @@ class ProcessorArithmetic:
 
 
 @functools.cache
-def arithmetic() -> Arithmetic:
+def default_arithmetic() -> Arithmetic:
     """Returns the GPU's arithmetic where there is one, else the processor's."""
     if "torch" in sys.modules or may_have_gpu():
         gpu = importlib.import_module("models.gpu_arithmetic")

@@ -96,7 +96,7 @@ class CodewordTensors:
           (N, L) int64 codes, and (N,) bool: True where a level was too close to call.
         """
         residual = latents
-        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self._scale)
+        tolerance = self._tolerance(latents)
         near_tie = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
         codes = []
         for level, words in enumerate(self._codewords):
@@ -120,7 +120,7 @@ class CodewordTensors:
           call.
         """
         count, width = latents.shape
-        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self._scale)
+        tolerance = self._tolerance(latents)
         near_tie = torch.zeros(count, dtype=torch.bool, device=latents.device)
         residuals = latents[:, None]
         scores = torch.zeros(count, 1, device=latents.device)
@@ -147,7 +147,7 @@ class CodewordTensors:
     @torch.inference_mode()
     def parallel_codes(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Picks the nearest codeword of each codebook independently; shapes as above."""
-        tolerance = NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self._scale)
+        tolerance = self._tolerance(latents)
         near_tie = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
         codes = []
         for level in range(len(self._codewords)):
@@ -163,6 +163,9 @@ class CodewordTensors:
         for words, column in zip(self._codewords[1:], codes.T[1:], strict=True):
             total += words[column]
         return total
+
+    def _tolerance(self, latents: torch.Tensor) -> torch.Tensor:
+        return NEAR_TIE * ((latents * latents).sum(dim=1) / 2 + self._scale)
 
     def _nearest(
         self, rows: torch.Tensor, level: int, tolerance: torch.Tensor

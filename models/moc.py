@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from models.arithmetic import Arithmetic, Array, Codewords, arithmetic
+from models.arithmetic import Array, Codewords, default_arithmetic
 from models.config import LossConfig, MocConfig, RqvaeConfig
-from models.nearest import SEARCH_ROWS, exact_parallel_codes
+from models.nearest import exact_parallel_codes, search_codes
 from models.quantizer import Quantizer
-from models.residual import EXACT_ROWS, checked_codes, checked_embeddings
+from models.residual import checked_codes, checked_embeddings
 from models.trained_autoencoder import TrainedAutoencoder
 
 if TYPE_CHECKING:
@@ -45,21 +45,16 @@ class Moc(Quantizer):
         return self.autoencoder.codebooks
 
     @functools.cached_property
-    def _fast(self) -> Arithmetic:
-        """Where the fast path runs."""
-        return arithmetic()
-
-    @functools.cached_property
     def _codewords(self) -> Codewords:
-        return self._fast.codewords(self.codebooks)
+        return default_arithmetic().codewords(self.codebooks)
 
     @functools.cached_property
     def _fast_encoder(self) -> Callable[[Array], Array]:
-        return self._fast.network(self.autoencoder.encoder)
+        return default_arithmetic().network(self.autoencoder.encoder)
 
     @functools.cached_property
     def _fast_decoder(self) -> Callable[[Array], Array]:
-        return self._fast.network(self.autoencoder.decoder)
+        return default_arithmetic().network(self.autoencoder.decoder)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to the (N, d) float32 vectors every codebook quantizes."""
@@ -68,19 +63,17 @@ class Moc(Quantizer):
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
         embeddings = checked_embeddings(embeddings, self.embedding_dim)
-        codes = np.empty((len(embeddings), self.num_levels), np.int32)
-        open_rows = np.zeros(len(embeddings), bool)
-        for start in range(0, len(embeddings), SEARCH_ROWS):
-            block = slice(start, start + SEARCH_ROWS)
-            latents = self._fast_encoder(self._fast.put(embeddings[block]))
-            fast, near_tie = self._codewords.parallel_codes(latents)
-            codes[block] = self._fast.get(fast)
-            open_rows[block] = self._fast.get(near_tie)
-        undecided = np.flatnonzero(open_rows)
-        for start in range(0, len(undecided), EXACT_ROWS):
-            chosen = undecided[start : start + EXACT_ROWS]
-            codes[chosen] = exact_parallel_codes(self.latents(embeddings[chosen]), self.codebooks)
-        return codes
+        arithmetic = default_arithmetic()
+
+        def fast(block: slice) -> tuple[np.ndarray, np.ndarray]:
+            latents = self._fast_encoder(arithmetic.put(embeddings[block]))
+            codes, near_tie = self._codewords.parallel_codes(latents)
+            return arithmetic.get(codes), arithmetic.get(near_tie)
+
+        def exact(chosen: np.ndarray) -> np.ndarray:
+            return exact_parallel_codes(self.latents(embeddings[chosen]), self.codebooks)
+
+        return search_codes((len(embeddings), self.num_levels), fast, exact)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32: the decoded mean of their codewords."""
@@ -92,8 +85,9 @@ class Moc(Quantizer):
 
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
-        latents = self._codewords.sums(self._fast.put(codes)) / self.num_levels
-        return self._fast.get(self._fast_decoder(latents))
+        arithmetic = default_arithmetic()
+        latents = self._codewords.sums(arithmetic.put(codes)) / self.num_levels
+        return arithmetic.get(self._fast_decoder(latents))
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the named float32 arrays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ import numpy as np
 NEAR_TIE = 1e-4
 # Rows searched at once: their scores against 256 codewords (1 MB) stay within the cache.
 SEARCH_ROWS = 1024
+# Rows a block of the exact path holds: 512 x 8192 float64 distances are 34 MB.
+EXACT_ROWS = 512
 _UNIT_ROUNDOFF = 2.0**-53
 
 
@@ -104,6 +106,36 @@ class CodewordArrays:
         """Returns (N, K) half squared distances without the |row|^2 / 2 that all of a row share."""
         scores = rows @ self._transposed[level]
         return np.subtract(self._half_norms[level], scores, out=scores)
+
+
+def search_codes(
+    shape: tuple[int, int],
+    fast: Callable[[slice], tuple[np.ndarray, np.ndarray]],
+    exact: Callable[[np.ndarray], np.ndarray],
+    beam: int = 1,
+) -> np.ndarray:
+    """Searches blocks of rows in float32, and again in float64 what that cannot decide.
+
+    Args:
+      shape: (N, L).
+      fast: maps some rows to their codes and (n,) bool, True where they are too close to call.
+      exact: maps the numbers of some rows to their codes.
+      beam: code tuples kept per level, by which blocks get smaller.
+
+    Returns:
+      (N, L) int32 codes.
+    """
+    codes = np.empty(shape, np.int32)
+    open_rows = np.zeros(len(codes), bool)
+    block_rows, exact_rows = (max(1, rows // beam) for rows in (SEARCH_ROWS, EXACT_ROWS))
+    for start in range(0, len(codes), block_rows):
+        block = slice(start, start + block_rows)
+        codes[block], open_rows[block] = fast(block)
+    undecided = np.flatnonzero(open_rows)
+    for start in range(0, len(undecided), exact_rows):
+        chosen = undecided[start : start + exact_rows]
+        codes[chosen] = exact(chosen)
+    return codes
 
 
 def nearest_codes(rows: np.ndarray, book: np.ndarray) -> np.ndarray:

@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from models.arithmetic import Arithmetic, Codewords, arithmetic
+from models.arithmetic import Codewords, default_arithmetic
 from models.config import PqConfig
 from models.kmeans import kmeans
-from models.nearest import SEARCH_ROWS, exact_parallel_codes
+from models.nearest import exact_parallel_codes, search_codes
 from models.quantizer import Quantizer
-from models.residual import EXACT_ROWS, checked_codes, checked_embeddings
+from models.residual import checked_codes, checked_embeddings
 
 
 class Pq(Quantizer):
@@ -47,7 +47,7 @@ class Pq(Quantizer):
 
     @functools.cached_property
     def _codewords(self) -> list[Codewords]:
-        return [arithmetic().codewords([book]) for book in self._slices]
+        return [default_arithmetic().codewords([book]) for book in self._slices]
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns the (N, D) embeddings as they are."""
@@ -61,7 +61,7 @@ class Pq(Quantizer):
             part = np.ascontiguousarray(
                 embeddings[:, self._bounds[level] : self._bounds[level + 1]]
             )
-            codes[:, level] = _slice_codes(part, self._slices[level], codewords, arithmetic())
+            codes[:, level] = _slice_codes(part, self._slices[level], codewords)
         return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -102,19 +102,15 @@ def fit_pq(config: PqConfig, embeddings: np.ndarray) -> Pq:
     )
 
 
-def _slice_codes(
-    rows: np.ndarray, book: np.ndarray, codewords: Codewords, fast: Arithmetic
-) -> np.ndarray:
+def _slice_codes(rows: np.ndarray, book: np.ndarray, codewords: Codewords) -> np.ndarray:
     """Returns (N,) int32 nearest codes, near-ties decided in float64."""
-    codes = np.empty(len(rows), np.int32)
-    open_rows = np.zeros(len(rows), bool)
-    for start in range(0, len(rows), SEARCH_ROWS):
-        block = slice(start, start + SEARCH_ROWS)
-        found, near = codewords.parallel_codes(fast.put(rows[block]))
-        codes[block] = fast.get(found)[:, 0]
-        open_rows[block] = fast.get(near)
-    undecided = np.flatnonzero(open_rows)
-    for start in range(0, len(undecided), EXACT_ROWS):
-        chosen = undecided[start : start + EXACT_ROWS]
-        codes[chosen] = exact_parallel_codes(rows[chosen], [book])[:, 0]
-    return codes
+    arithmetic = default_arithmetic()
+
+    def fast(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        codes, near_tie = codewords.parallel_codes(arithmetic.put(rows[block]))
+        return arithmetic.get(codes), arithmetic.get(near_tie)
+
+    def exact(chosen: np.ndarray) -> np.ndarray:
+        return exact_parallel_codes(rows[chosen], [book])
+
+    return search_codes((len(rows), 1), fast, exact)[:, 0]

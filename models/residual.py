@@ -8,13 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from models.arithmetic import Arithmetic, Array, Codewords, arithmetic
-from models.nearest import SEARCH_ROWS, exact_beam_codes, exact_residual_codes
+from models.arithmetic import Array, Codewords, default_arithmetic
+from models.nearest import EXACT_ROWS, exact_beam_codes, exact_residual_codes, search_codes
 from models.quantizer import Quantizer
 from models.rounded_latents import RoundedLatents
-
-# Rows a block of the exact path holds: 512 x 8192 float64 distances are 34 MB.
-EXACT_ROWS = 512
 
 
 class ResidualQuantizer(Quantizer):
@@ -31,16 +28,11 @@ class ResidualQuantizer(Quantizer):
 
     @abc.abstractmethod
     def _fast_latents(self, rows: Array) -> Array:
-        """Maps (N, D) float32 to (N, d) latents within float32 accuracy, by `_fast`."""
-
-    @functools.cached_property
-    def _fast(self) -> Arithmetic:
-        """Where the fast path runs."""
-        return arithmetic()
+        """Maps (N, D) float32 to (N, d) latents within float32 accuracy."""
 
     @functools.cached_property
     def _codewords(self) -> Codewords:
-        return self._fast.codewords(self.codebooks)
+        return default_arithmetic().codewords(self.codebooks)
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, L) int32 codes; see `Quantizer.encode`."""
@@ -49,31 +41,27 @@ class ResidualQuantizer(Quantizer):
     def _search(self, embeddings: np.ndarray, rounded: RoundedLatents | None) -> np.ndarray:
         """Encodes; keeps the latents of all rows in `rounded`, where it is given."""
         embeddings = checked_embeddings(embeddings, self.embedding_dim)
-        codes = np.empty((len(embeddings), self.num_levels), np.int32)
-        open_rows = np.zeros(len(embeddings), bool)
-        block_rows = max(1, SEARCH_ROWS // self._beam)
-        for start in range(0, len(embeddings), block_rows):
-            block = slice(start, start + block_rows)
-            latents = self._fast_latents(self._fast.put(embeddings[block]))
-            fast, near_tie = (
+        arithmetic = default_arithmetic()
+
+        def fast(block: slice) -> tuple[np.ndarray, np.ndarray]:
+            latents = self._fast_latents(arithmetic.put(embeddings[block]))
+            codes, near_tie = (
                 self._codewords.residual_codes(latents)
                 if self._beam == 1
                 else self._codewords.beam_codes(latents, self._beam)
             )
-            codes[block] = self._fast.get(fast)
-            open_rows[block] = self._fast.get(near_tie)
             if rounded is not None:
-                rounded.settle(start, self._fast.get(latents))
-        undecided = np.flatnonzero(open_rows)
-        exact_rows = max(1, EXACT_ROWS // self._beam)
-        for start in range(0, len(undecided), exact_rows):
-            chosen = undecided[start : start + exact_rows]
+                rounded.settle(block.start, arithmetic.get(latents))
+            return arithmetic.get(codes), arithmetic.get(near_tie)
+
+        def exact(chosen: np.ndarray) -> np.ndarray:
             vectors = self.latents(embeddings[chosen])
-            codes[chosen] = (
-                exact_residual_codes(vectors, self.codebooks)
-                if self._beam == 1
-                else exact_beam_codes(vectors, self.codebooks, self._beam)
-            )
+            if self._beam == 1:
+                return exact_residual_codes(vectors, self.codebooks)
+            return exact_beam_codes(vectors, self.codebooks, self._beam)
+
+        shape = (len(embeddings), self.num_levels)
+        codes = search_codes(shape, fast, exact, self._beam)
         if rounded is not None:
             for chosen in rounded.unsettled(EXACT_ROWS):
                 rounded.set(chosen, self.latents(embeddings[chosen]))

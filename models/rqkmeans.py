@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from models.arithmetic import Array
+from models.arithmetic import Array, default_arithmetic
 from models.config import RqkmeansConfig
 from models.kmeans import kmeans
 from models.nearest import nearest_codes
@@ -52,7 +52,8 @@ class Rqkmeans(ResidualQuantizer):
 
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32, added in float32; see `Quantizer`."""
-        return self._fast.get(self._codewords.sums(self._fast.put(codes)))
+        arithmetic = default_arithmetic()
+        return arithmetic.get(self._codewords.sums(arithmetic.put(codes)))
 
     def state(self) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         """Returns the JSON configuration and the codebooks."""

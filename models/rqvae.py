@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from models.arithmetic import Array
+from models.arithmetic import Array, default_arithmetic
 from models.config import RqvaeConfig
 from models.residual import ResidualQuantizer, checked_embeddings
 from models.rounded_latents import RoundedLatents
@@ -49,11 +49,11 @@ class Rqvae(ResidualQuantizer):
 
     @functools.cached_property
     def _fast_encoder(self) -> Callable[[Array], Array]:
-        return self._fast.network(self.autoencoder.encoder)
+        return default_arithmetic().network(self.autoencoder.encoder)
 
     @functools.cached_property
     def _fast_decoder(self) -> Callable[[Array], Array]:
-        return self._fast.network(self.autoencoder.decoder)
+        return default_arithmetic().network(self.autoencoder.decoder)
 
     def latents(self, embeddings: np.ndarray) -> np.ndarray:
         """Maps (N, D) embeddings to (N, d) float32 latents; see `Quantizer.latents`."""
@@ -74,8 +74,9 @@ class Rqvae(ResidualQuantizer):
 
     def nearly_decode(self, codes: np.ndarray) -> np.ndarray:
         """Maps (N, L) codes to (N, D) float32 by float32 products; see `Quantizer`."""
-        latents = self._codewords.sums(self._fast.put(codes))
-        return self._fast.get(self._fast_decoder(latents))
+        arithmetic = default_arithmetic()
+        latents = self._codewords.sums(arithmetic.put(codes))
+        return arithmetic.get(self._fast_decoder(latents))
 
     def predict_tags(self, embeddings: np.ndarray) -> TagPrediction:
         """Predicts a tag path with a confidence per depth, from the codes alone.

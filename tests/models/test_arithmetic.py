@@ -8,9 +8,9 @@ from models import arithmetic, gpu_arithmetic
 
 @pytest.fixture
 def asked(monkeypatch):
-    arithmetic.arithmetic.cache_clear()
+    arithmetic.default_arithmetic.cache_clear()
     yield monkeypatch
-    arithmetic.arithmetic.cache_clear()
+    arithmetic.default_arithmetic.cache_clear()
 
 
 def test_a_machine_without_a_gpu_does_not_ask_torch(asked):
@@ -19,7 +19,7 @@ def test_a_machine_without_a_gpu_does_not_ask_torch(asked):
     assert not arithmetic.may_have_gpu()
     asked.delitem(sys.modules, "torch")
     asked.setattr(gpu_arithmetic, "is_available", lambda: pytest.fail("asked"))
-    assert isinstance(arithmetic.arithmetic(), arithmetic.ProcessorArithmetic)
+    assert isinstance(arithmetic.default_arithmetic(), arithmetic.ProcessorArithmetic)
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
@@ -28,9 +28,9 @@ def test_a_machine_that_may_have_one_does(asked, platform, tmp_path):
     asked.setattr(sys, "platform", platform)
     asked.delitem(sys.modules, "torch")
     asked.setattr(gpu_arithmetic, "is_available", lambda: False)
-    assert isinstance(arithmetic.arithmetic(), arithmetic.ProcessorArithmetic)
-    arithmetic.arithmetic.cache_clear()
+    assert isinstance(arithmetic.default_arithmetic(), arithmetic.ProcessorArithmetic)
+    arithmetic.default_arithmetic.cache_clear()
     asked.setattr(gpu_arithmetic, "is_available", lambda: True)
-    found = arithmetic.arithmetic()
+    found = arithmetic.default_arithmetic()
     assert isinstance(found, gpu_arithmetic.TorchArithmetic)
     assert found._device == torch.device("cuda")
