@@ -120,6 +120,7 @@ def _measure(
         decoded=decoded,
         category_paths=sample.category_paths,
         hierarchical=hierarchical,
+        geometry=sample.geometry,
     )
     document.pop("definitions")
     return document

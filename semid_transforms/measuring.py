@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,11 @@ class Sample:
     base_codes: np.ndarray
     codes: np.ndarray
     category_paths: list[list[str] | None] | None
+
+    @functools.cached_property
+    def geometry(self) -> Geometry:
+        """What the embeddings say of each other; 5,000 items are asked for their neighbours."""
+        return Geometry.of(self.embeddings)
 
     def take(self, rows: np.ndarray) -> Sample:
         """Returns some of the items."""
@@ -135,17 +141,14 @@ def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
     Returns:
       A part of the quality table, see `quality_table`.
     """
-    document: dict[str, Any] = {"sampled_items": len(sample.item_ids)}
     decoded = np.empty((len(sample.base_codes), quantizer.embedding_dim), np.float32)
     with ThreadPoolExecutor(1) as aside:  # products of matrices, mostly, at the same time
         looking = aside.submit(Geometry.of, sample.embeddings, ASKED_ROWS)
         _decode_rows(quantizer, sample.base_codes, np.arange(len(decoded)), decoded)
         geometry = looking.result()
-    for name, codes in (("before", sample.base_codes), ("after", sample.codes)):
-        if name == "after":
-            moved = np.flatnonzero((sample.base_codes != sample.codes).any(axis=1))
-            _decode_rows(quantizer, codes, moved, decoded)
-        document[name] = quality(
+
+    def measure(codes: np.ndarray) -> dict[str, Any]:
+        document = quality(
             codes,
             quantizer.codebook_sizes,
             sample.embeddings,
@@ -154,8 +157,14 @@ def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
             hierarchical=quantizer.hierarchical,
             geometry=geometry,
         )
-        document[name].pop("definitions")
-    return document
+        document.pop("definitions")
+        return document
+
+    before = measure(sample.base_codes)
+    moved = np.flatnonzero((sample.base_codes != sample.codes).any(axis=1))
+    _decode_rows(quantizer, sample.codes, moved, decoded)
+    after = measure(sample.codes)
+    return {"sampled_items": len(sample.item_ids), "before": before, "after": after}
 
 
 def quality_table(sampled: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any]:
