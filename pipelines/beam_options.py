@@ -255,10 +255,7 @@ def _runner(options: PipelineOptions) -> Iterator[FnApiRunner | None]:
             yield local_runner("threads")
         else:
             with worker_processes(count) as processes, processes.watched(), handing_on():
-                try:
-                    yield local_runner("processes")
-                finally:
-                    processes.forget_shuffled()
+                yield local_runner("processes")
     except RuntimeError as error:
         raise _original(error) from error
 

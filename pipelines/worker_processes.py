@@ -192,7 +192,10 @@ class WorkerProcesses:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Says it when an error in the block comes from one of them having ended.
+        """Says it when an error in the block, which runs a pipeline, is that one of them has ended.
+
+        Afterwards the space of what they have shuffled is free. They go on writing where they were:
+        a file without its beginning takes no space for it.
 
         Raises:
           RuntimeError: so it is; the message ends with the last they printed.
@@ -203,6 +206,9 @@ class WorkerProcesses:
             if self.alive:
                 raise
             raise RuntimeError(f"{ENDED}\n{self._said.last()}".strip()) from error
+        finally:
+            for file in self.shuffled:
+                file.truncate(0)
 
     def serve(self, control_address: str, worker_id: str) -> Worker:
         """Lets the next process serve a pipeline, in today's folder and environment."""
@@ -210,14 +216,6 @@ class WorkerProcesses:
         self._next += 1
         worker.send((control_address, worker_id, os.getcwd(), dict(os.environ)))
         return worker
-
-    def forget_shuffled(self) -> None:
-        """Frees the space of what a pipeline that has ended has shuffled.
-
-        Workers go on writing where they were: a file without its beginning takes no space for it.
-        """
-        for file in self.shuffled:
-            file.truncate(0)
 
     def usage(self) -> list[Usage]:
         """Returns what each has used so far."""

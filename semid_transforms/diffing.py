@@ -99,21 +99,18 @@ def diff_items(
     )
 
 
-def find_changed(
-    kept: pa.RecordBatch, parent: pa.RecordBatch, leaving: Leaving | None = None
-) -> pa.RecordBatch:
+def find_changed(kept: pa.RecordBatch, parent: pa.RecordBatch) -> pa.RecordBatch:
     """Compares catalog rows with who has which ID.
 
     Args:
       kept: the columns that `changed_schema` takes from the catalog, one row per item.
       parent: `parent_schema`, one row per item: see `one_row_per_item`.
-      leaving: see `diff_items`.
 
     Returns:
       `changed_schema`: new items, those that return, and those with other content.
     """
     previous = pc.index_in(kept["item_id"], value_set=parent["item_id"])
-    return _changed(kept, parent, previous, leaving)
+    return _changed(kept, parent, previous, None)
 
 
 def _changed(
