@@ -11,6 +11,9 @@ from models.neighbours import Geometry, Neighbours, unit_rows
 
 _BLOCK_ROWS = 4096
 
+AGREEMENT = ("category_agreement", "code_category_agreement")
+"""What category agreement is called: of prefixes, and of the codes of parallel codebooks."""
+
 DEFINITIONS = {
     "used_codes": "codes of the level that at least one item has",
     "perplexity_share": "exp(entropy in nats of the level's codes over items) / codebook size",
@@ -172,6 +175,32 @@ def _equal_codes(codes: np.ndarray, neighbours: Neighbours) -> np.ndarray:
     return codes[neighbours.nearest] == codes[neighbours.asked][:, None]
 
 
+def agreement(
+    codes: np.ndarray, paths: Sequence[Sequence[str] | None], hierarchical: bool = True
+) -> dict[str, list[dict[str, float | None]]]:
+    """Measures category agreement at every depth, of at most four, and every prefix length.
+
+    Arguments are those of `quality`.
+
+    Returns:
+      What it calls the figures, and a row for each; nothing when no item has a category.
+    """
+    if not any(paths):
+        return {}
+    depths = min(4, max(len(path) for path in paths if path))
+    unit, key = ("prefix", AGREEMENT[0]) if hierarchical else ("codebook", AGREEMENT[1])
+    alike = (codes[:, :n] for n in range(1, codes.shape[1] + 1)) if hierarchical else codes.T
+    groups = [group_by_value(keys) for keys in alike]
+    return {
+        key: [
+            {"depth": depth, unit: n} | _agreement(group, category)
+            for depth in range(1, depths + 1)
+            for category in [_number_categories(paths, depth)]
+            for n, group in enumerate(groups, start=1)
+        ]
+    }
+
+
 def category_agreement(
     codes: np.ndarray, paths: Sequence[Sequence[str] | None], depth: int, length: int
 ) -> dict[str, float | None]:
@@ -244,7 +273,6 @@ def quality(
     Returns:
       A document ready for JSON, with `definitions`.
     """
-    levels = codes.shape[1]
     document: dict[str, object] = {
         "items": len(codes),
         "levels": code_use(codes, codebook_sizes),
@@ -262,19 +290,8 @@ def quality(
         document["one_minus_r2"] = one_minus_r2(embeddings, decoded)
     if content_hashes is not None:
         document["collisions_floor"] = collisions(np.array(list(content_hashes), dtype=np.bytes_))
-    if category_paths is not None and any(category_paths):
-        depths = min(4, max(len(path) for path in category_paths if path))
-        unit, key = ("prefix", "category_agreement")
-        groups = [group_by_value(codes[:, :n]) for n in range(1, levels + 1)]
-        if not hierarchical:
-            unit, key = ("codebook", "code_category_agreement")
-            groups = [group_by_value(column) for column in codes.T]
-        document[key] = [
-            {"depth": depth, unit: n} | _agreement(group, category)
-            for depth in range(1, depths + 1)
-            for category in [_number_categories(category_paths, depth)]
-            for n, group in enumerate(groups, start=1)
-        ]
+    if category_paths is not None:
+        document |= agreement(codes, category_paths, hierarchical)
     document["definitions"] = DEFINITIONS
     return document
 

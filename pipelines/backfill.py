@@ -145,7 +145,7 @@ def _run_links(job: Job, run: Run, parent: Published, chain: DeltaChain) -> Outc
     fit = run.link("fit", lambda: {"tokenizer_id": tokenizer, "fitted": False})
     run.link("assign", lambda: chain.assign(embed, fit))
     place = run.link("place", lambda: chain.place(read, embed, fit))
-    run.link("index", lambda: chain.index(fit, place))
+    run.link("index", lambda: chain.index(read, fit, place))
     check_gates(run.output("metrics.json"), job.settings.job.gates)
     return chain.publish(run.results)
 

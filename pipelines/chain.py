@@ -39,6 +39,7 @@ from pipelines.root import Published
 from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from semid_transforms import files
+from semid_transforms.carried_quality import COUNTED, carry_distances, measured_now
 from semid_transforms.catalog import has_categories
 from semid_transforms.drift import measure_drift
 from semid_transforms.features import FeatureSet
@@ -240,7 +241,9 @@ class Chain:
             "counters": counters,
         }
 
-    def index(self, fit: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    def index(
+        self, read: dict[str, Any], fit: dict[str, Any], place: dict[str, Any]
+    ) -> dict[str, Any]:
         """Builds trie, nodes, labels, n-gram vocabulary and quality table, or links the parent's.
 
         Labelled `items` parts are laid aside until everything is published: `items` must still say
@@ -275,10 +278,18 @@ class Chain:
         )
         shared = self._settings.job.collisions.policy == "none"
         features = FeatureSet(self._settings.features, self.spm_path())
-        index = IndexItems(paths, self._layout, features, shared, labelling, self._space.leaves)
+        carried = None
+        if self._ground.generation is not None and not place["everything"]:
+            before = files.join(self._job.root.folder(self._ground.generation), "metrics.json")
+            changes = read["changed"] + read["retired"]
+            share = self._settings.job.quality.max_stale_share
+            carried = carry_distances(before, changes, share)
+        index = IndexItems(
+            paths, self._layout, features, shared, labelling, carried is None, self._space.leaves
+        )
         counters = run_pipeline(self._job.options("index"), lambda root: define_index(root, index))
-        metrics = paths.read_measured()
-        metrics["drift"] = self.measure_drift(fit["tokenizer_id"])
+        metrics = paths.read_measured(carried or measured_now(run.generation))
+        metrics |= {COUNTED: run.generation, "drift": self.measure_drift(fit["tokenizer_id"])}
         files.write_bytes(run.output("metrics.json"), metrics_bytes(metrics))
         return {"rebuilt": True, "counters": counters}
 

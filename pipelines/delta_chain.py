@@ -39,6 +39,7 @@ from schemas.tables import (
     reserved_schema,
 )
 from semid_transforms import files
+from semid_transforms.carried_quality import CHANGES
 from semid_transforms.catalog import has_categories
 from semid_transforms.delta_indexing import DeltaPaths, IndexDelta, ParentNodes
 from semid_transforms.delta_placing import PlaceDelta, delta_name
@@ -263,7 +264,9 @@ class DeltaChain:
         tables = [files.read_table(path) for path in files.list_files(folder, ".parquet")]
         return pa.concat_tables([schema.empty_table(), *tables])
 
-    def index(self, fit: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    def index(
+        self, read: dict[str, Any], fit: dict[str, Any], place: dict[str, Any]
+    ) -> dict[str, Any]:
         """Merges the trie, appends what nodes and n-grams gained, and updates the metrics."""
         run = self._run
         files.remove_tree(run.scratch("index"))
@@ -281,15 +284,17 @@ class DeltaChain:
             parent,
         )
         run_pipeline(self._job.options("index"), lambda root: define_index_delta(root, index))
-        self._write_metrics(fit, place)
+        self._write_metrics(read, fit, place)
         return {"rebuilt": True}
 
     def publish(self, results: dict[str, dict[str, Any]]) -> Outcome:
         """Writes the manifest and swaps CURRENT."""
         return self._chain.publish(results)
 
-    def _write_metrics(self, fit: dict[str, Any], place: dict[str, Any]) -> None:
-        """Carries the quality table over: exact counts brought up to date, drift measured anew."""
+    def _write_metrics(
+        self, read: dict[str, Any], fit: dict[str, Any], place: dict[str, Any]
+    ) -> None:
+        """Carries the quality table over: placements brought up to date, drift measured anew."""
         run = self._run
         metrics = json.loads(files.read_bytes(files.join(self._parent_folder, "metrics.json")))
         written = [
@@ -303,7 +308,7 @@ class DeltaChain:
         metrics |= {
             "items": sum(placements.values()),
             "placements": placements,
-            "measured_generation": metrics.get("measured_generation", self._parent.generation),
+            CHANGES: metrics[CHANGES] + read["changed"],
             "drift": self._chain.measure_drift(fit["tokenizer_id"]),
         }
         metrics.pop("kept", None)  # of the step to the generation before

@@ -15,6 +15,7 @@ from pipelines.tag_prediction import tag_accuracy
 from pipelines.verify import Verdict
 from schemas.manifest import Manifest
 from schemas.tables import Change
+from semid_transforms.carried_quality import CHANGES, COUNTED, MEASURED
 
 
 def outcome_text(root: Root, outcome: Outcome) -> str:
@@ -49,9 +50,6 @@ def outcome_text(root: Root, outcome: Outcome) -> str:
     if not links["index"]["rebuilt"]:
         lines.append("  nothing changed: every table is the parent's")
     lines += drift_lines(outcome.metrics.get("drift"))
-    if manifest.command == "backfill":
-        measured = outcome.metrics["measured_generation"]
-        lines.append(f"  quality as measured in generation {measured}; placements as they are now")
     return "\n".join([*lines, metrics_text(outcome.metrics)])
 
 
@@ -146,6 +144,11 @@ def metrics_text(metrics: dict[str, Any]) -> str:
         f"collision resolution",
         _neighbours(before, levels),
     ]
+    if changed := metrics[CHANGES]:
+        lines.append(
+            f"  measured    cosines, neighbours and 1 - R2 in generation {metrics[MEASURED]}, "
+            f"{changed:,} changes ago, use of codes and collisions in {metrics[COUNTED]}"
+        )
     if not levels:
         lines.append("  codes of parallel codebooks: no prefixes, so no figures by prefix")
     for row in before.get("category_agreement", []):

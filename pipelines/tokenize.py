@@ -46,7 +46,7 @@ def tokenize(job: Job) -> Outcome:
         fit = run.link("fit", chain.fit)
         assign = run.link("assign", lambda: chain.assign(read, embed, fit))
         place = run.link("place", lambda: chain.place(read, embed, fit, assign))
-        index = run.link("index", lambda: chain.index(fit, place))
+        index = run.link("index", lambda: chain.index(read, fit, place))
         if index["rebuilt"]:
             check_gates(run.output("metrics.json"), job.settings.job.gates)
         return chain.publish(run.results)

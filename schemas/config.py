@@ -259,6 +259,19 @@ class GateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class QualityConfig:
+    """How old the quality table may be. None of it changes a code or an ID.
+
+    Attributes:
+      max_stale_share: share of items that may come, go or change before a nightly run measures
+        distances between items again; 0 measures them every time. Counts are always of all items.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    max_stale_share: Share = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
 class DriftConfig:
     """How far new items may be from those the tokenizer was fitted on, before a re-fit is advised.
 
@@ -315,6 +328,7 @@ class JobConfig:
         {"name": "prefix_ngram"},
     )
     gates: GateConfig = dataclasses.field(default_factory=GateConfig)
+    quality: QualityConfig = dataclasses.field(default_factory=QualityConfig)
     drift: DriftConfig = dataclasses.field(default_factory=DriftConfig)
     shards: ShardConfig = dataclasses.field(default_factory=ShardConfig)
     resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig)

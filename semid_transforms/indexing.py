@@ -22,6 +22,7 @@ from schemas.tables import NGRAMS
 from semid_transforms import files
 from semid_transforms.features import FeatureSet
 from semid_transforms.measuring import (
+    measure_agreement,
     measure_counts,
     measure_kept,
     measure_sample,
@@ -122,12 +123,12 @@ class IndexPaths:
         """Where one of the tasks "sample" and "counts" writes its part of the quality table."""
         return files.join(self.scratch_folder, f"{task}.json")
 
-    def read_measured(self) -> dict[str, Any]:
-        """Returns the quality table, once both parts are written."""
+    def read_measured(self, carried: dict[str, Any]) -> dict[str, Any]:
+        """Returns the quality table, once both parts are written; see `quality_table`."""
         sampled, counted = (
             json.loads(files.read_bytes(self.measured(task))) for task in ("sample", "counts")
         )
-        return quality_table(sampled, counted)
+        return quality_table(carried, sampled, counted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,7 @@ class _Index(beam.DoFn):
         self._features = index.features
         self._shared = index.shared
         self._leaves = index.leaves
+        self._distances = index.distances
         self._nodes = index.node_inputs
 
     def process(self, tasks: str, _: Sequence[str] = ()) -> Iterator[str]:
@@ -202,9 +204,12 @@ class _Index(beam.DoFn):
     def _write_sample(self) -> tuple[int, int]:
         """Writes what is measured on a sample, and returns of how many items it is."""
         paths = self._paths
-        quantizer = load_tokenizer(paths.tokenizer_folder)
-        sample = sample_items(paths.items, paths.embeddings, paths.catalog, quantizer)
-        sampled = measure_sample(sample, quantizer)
+        if self._distances:
+            quantizer = load_tokenizer(paths.tokenizer_folder)
+            sample = sample_items(paths.items, paths.embeddings, paths.catalog, quantizer)
+            sampled = measure_sample(sample, quantizer)
+        else:
+            sampled = measure_agreement(paths.items, paths.catalog, self._layout)
         files.write_bytes(paths.measured("sample"), metrics_bytes(sampled))
         return sampled["sampled_items"], 0
 
@@ -242,6 +247,7 @@ class IndexItems(beam.PTransform):
       features: n-gram columns.
       shared: True under policy `none`, where items may have one SID.
       labelling: how nodes and items are labelled.
+      distances: whether distances between items are measured; see `carried_quality`.
       leaves: layout of the parent's SIDs when items come from another ID space; then the quality
         table says which codes they kept.
     """
@@ -251,6 +257,7 @@ class IndexItems(beam.PTransform):
     features: FeatureSet
     shared: bool
     labelling: Labelling
+    distances: bool = True
     leaves: SidLayout | None = None
 
     @property
@@ -269,7 +276,8 @@ class IndexItems(beam.PTransform):
         # Two elements of about equal work: a runner shares elements out before it knows how long
         # they take.
         tree = ["tree"] if self.layout.hierarchical else []
-        tasks = ["sample", " ".join([*tree, "ngrams", "counts"])]
+        few, many = (["sample"], [*tree]) if self.distances else (["sample", *tree], [])
+        tasks = [" ".join(few), " ".join([*many, "ngrams", "counts"])]
         spread = root | "Tasks" >> beam.Create(tasks).with_output_types(str)
         index = _Index(self)
         if not self.layout.hierarchical:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import operator
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.metrics import DEFINITIONS, kept, quality, use_of_counts
+from models.metrics import DEFINITIONS, agreement, kept, quality, use_of_counts
 from models.neighbours import Geometry
 from models.quantizer import Quantizer
 from models.sid import SidLayout
@@ -89,11 +90,7 @@ def sample_items(
     Raises:
       ValueError: an item has no embedding.
     """
-    columns = ["item_id", "codes", "base_codes", "content_hash"]
-    rows = pa.table({})
-    for part in items:
-        few = _smallest(files.read_table(part, columns), sample_rows)
-        rows = _smallest(pa.concat_tables([rows, few]), sample_rows) if rows.num_rows else few
+    rows = _sample_rows(items, sample_rows)
     hashes = rows["content_hash"].combine_chunks()
     vectors = read_embeddings(embeddings, hashes, quantizer.embedding_dim)
     categories = read_categories(rows["item_id"], catalog)
@@ -104,6 +101,16 @@ def sample_items(
         codes=matrix_from_list(rows["codes"], quantizer.num_levels),
         category_paths=None if categories is None else categories.to_pylist(),
     )
+
+
+def _sample_rows(items: Sequence[str], sample_rows: int) -> pa.Table:
+    """Reads the rows of `items` parts with the smallest content hashes."""
+    columns = ["item_id", "codes", "base_codes", "content_hash"]
+    rows = pa.table({})
+    for part in items:
+        few = _smallest(files.read_table(part, columns), sample_rows)
+        rows = _smallest(pa.concat_tables([rows, few]), sample_rows) if rows.num_rows else few
+    return rows
 
 
 def measure_counts(items: Sequence[str], codebook_sizes: Sequence[int]) -> dict[str, Any]:
@@ -167,15 +174,50 @@ def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
     return {"sampled_items": len(sample.item_ids), "before": before, "after": after}
 
 
-def quality_table(sampled: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any]:
-    """Joins what was measured on a sample with what was counted over all items.
+def measure_agreement(
+    items: Sequence[str], catalog: Sequence[str], layout: SidLayout, sample_rows: int = SAMPLE_ROWS
+) -> dict[str, Any]:
+    """Measures category agreement on the same sample, the only figure that needs no embedding.
+
+    Args:
+      items: paths of `items` parts.
+      catalog: paths of `catalog` parts.
+      layout: of the SIDs.
+      sample_rows: most items to take.
+
+    Returns:
+      A part of the quality table, see `quality_table`.
+    """
+    rows = _sample_rows(items, sample_rows)
+    categories = read_categories(rows["item_id"], catalog)
+    paths = [] if categories is None else categories.to_pylist()
+    before, after = (
+        agreement(matrix_from_list(rows[name], layout.num_levels), paths, layout.hierarchical)
+        for name in ("base_codes", "codes")
+    )
+    return {"sampled_items": rows.num_rows, "before": before, "after": after}
+
+
+def quality_table(
+    carried: dict[str, Any], sampled: dict[str, Any], counted: dict[str, Any]
+) -> dict[str, Any]:
+    """Joins what was measured before, what was measured on a sample, and counts of all items.
+
+    Args:
+      carried: see `carried_quality`.
+      sampled: from `measure_sample` or `measure_agreement`.
+      counted: from `measure_counts`.
 
     Returns:
       A document ready for JSON: `before` and `after` collision resolution, `placements`,
-      `definitions` and whatever else either says. Counts stand above what the sample says.
+      `definitions` and whatever else any of them says. The last that says something counts.
     """
-    both = {name: sampled[name] | counted[name] for name in ("before", "after")}
-    return sampled | counted | both | {"definitions": DEFINITIONS}
+    parts = (carried, sampled, counted)
+    both = {
+        when: functools.reduce(operator.or_, (part.get(when, {}) for part in parts))
+        for when in ("before", "after")
+    }
+    return carried | sampled | counted | both | {"definitions": DEFINITIONS}
 
 
 def _decode_rows(
