@@ -9,17 +9,26 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+_BLOCK_ROWS = 1 << 13
+"""Rows that are Python objects at once: few enough for their memory to be used again and again."""
+
 
 def item_hashes(item_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Hashes a string column without nulls.
 
-    BLAKE2b cut to 8 bytes: the same on every machine and Python version, unlike `hash()`.
+    XXH3-64 of the UTF-8 bytes: the same on every machine and Python version, unlike `hash()`, and
+    five times as fast as BLAKE2b.
 
     Returns:
       (N,) uint64.
     """
-    contents = item_ids.cast(pa.binary()).to_numpy(zero_copy_only=False).tolist()
-    return blake2b_digests(contents, 8).view(">u8").reshape(-1).astype(np.uint64)
+    hashes = np.empty(len(item_ids), np.uint64)
+    for start in range(0, len(hashes), _BLOCK_ROWS):
+        block = item_ids.slice(start, _BLOCK_ROWS)
+        contents = block.cast(pa.binary()).to_numpy(zero_copy_only=False)
+        digests = map(xxhash.xxh3_64_intdigest, contents)
+        hashes[start : start + len(block)] = np.fromiter(digests, np.uint64, len(block))
+    return hashes
 
 
 def blake2b_digests(
