@@ -3,10 +3,13 @@
 Importing Beam imports the client of every service it can talk to, where they are installed: of its
 2.7 s of processor time, pandas takes .7, Google Cloud .8 and MongoDB .1; its `RunInference` takes
 2.5 more, for torch and scipy. Beam treats each as a package that may be missing, and does without.
+What imports make stays: to look for garbage in it takes a sixth of their time, and a quarter of a
+second when the process ends.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.abc
 import sys
@@ -53,6 +56,8 @@ def import_lean(beam_arguments: Sequence[str]) -> None:
         return
     finder = _Spared()
     sys.meta_path.insert(0, finder)
+    collects = gc.isenabled()
+    gc.disable()
     # It serves several models that share a GPU. Without it Beam would not measure memory either, so
     # it is there, but empty.
     sys.modules[_MODEL_MANAGER] = stand_in = types.ModuleType(_MODEL_MANAGER)
@@ -64,3 +69,6 @@ def import_lean(beam_arguments: Sequence[str]) -> None:
     finally:
         sys.meta_path.remove(finder)
         del sys.modules[_MODEL_MANAGER]
+        gc.freeze()
+        if collects:
+            gc.enable()
