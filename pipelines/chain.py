@@ -49,7 +49,7 @@ from semid_transforms.leftovers import remove_leftovers
 from semid_transforms.measuring import metrics_bytes
 from semid_transforms.placing import PlaceFolders, PlaceItems
 from semid_transforms.quantizing import AssignCodes, plan_shards
-from semid_transforms.shard_plan import ShardPlan, is_delta, shards_to_rewrite
+from semid_transforms.shard_plan import ShardPlan, is_delta, items_name, shards_to_rewrite
 
 BYTES_PER_ITEM = 256
 """Rough size of a catalog row on disk, vectors apart; it only decides into how many shards."""
@@ -204,8 +204,8 @@ class Chain:
         """Gives every changed item its ID; links the shards nothing happened in."""
         run, manifest = self._run, self._ground.manifest
         tables = ("items", "reserved", "changes")
-        for table in tables:
-            files.remove_tree(run.output(table))
+        for folder in (run.scratch("placed"), *map(run.output, tables)):
+            files.remove_tree(folder)
         tokenizer_id = fit["tokenizer_id"]
         coded = [run.scratch("assign", "codes", part) for part in embed["parts"]]
         spm_path = settle_pieces(self._job, run, self._ground, tokenizer_id, self._layout, coded)
@@ -227,7 +227,7 @@ class Chain:
                     place,
                 ),
             )
-        written = [files.base_name(path) for path in files.list_files(run.output("items"))]
+        written = [items_name(path) for path in files.list_files(run.scratch("placed"))]
         if not everything:
             for table in ("items", "reserved"):
                 for path in self._ground_paths(table):
@@ -246,8 +246,7 @@ class Chain:
     ) -> dict[str, Any]:
         """Builds trie, nodes, labels, n-gram vocabulary and quality table, or links the parent's.
 
-        Labelled `items` parts are laid aside until everything is published: `items` must still say
-        which rows have no label when an interrupted attempt is resumed.
+        Placed rows get their labels and become `items` parts.
         """
         run = self._run
         if not place["written"] and self._same_categories():
@@ -259,8 +258,13 @@ class Chain:
         for folder in (run.scratch("index"), run.output("nodes")):
             files.remove_tree(folder)
         catalog = files.list_files(run.output("catalog"), ".parquet")
+        parts = {
+            items_name(path): path
+            for folder in (run.output("items"), run.scratch("placed"))
+            for path in files.list_files(folder)
+        }
         paths = IndexPaths(
-            items=tuple(files.list_files(run.output("items"), ".parquet")),
+            items=tuple(parts[name] for name in sorted(parts)),
             catalog=tuple(catalog),
             embeddings=tuple(files.list_files(run.output("embeddings"), ".parquet")),
             tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
@@ -302,8 +306,6 @@ class Chain:
     def publish(self, results: dict[str, dict[str, Any]]) -> Outcome:
         """Writes the manifest and swaps CURRENT."""
         settings, run = self._settings, self._run
-        for path in files.list_files(run.scratch("index", "labelled"), ".parquet"):
-            files.copy(path, run.output("items", files.base_name(path)))
         manifest = build_manifest(
             run,
             self._parent,
@@ -354,6 +356,7 @@ class Chain:
             features=features,
             folders=PlaceFolders(
                 settled=run.scratch("settled"),
+                placed=run.scratch("placed"),
                 generation=run.generation_folder,
                 embeddings=run.output("embeddings"),
                 latents=run.scratch("assign", "latents"),

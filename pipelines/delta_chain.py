@@ -210,7 +210,8 @@ class DeltaChain:
         run, shards = self._run, self._manifest.shards
         for table in ("items", "reserved", "changes"):
             files.remove_tree(run.output(table))
-        files.remove_tree(run.scratch("dropped"))
+        for folder in ("placed", "dropped"):
+            files.remove_tree(run.scratch(folder))
         link_tables(self._job.root, self._parent, run, ("nodes", "ngrams"))
         rows_per_shard = self._job.settings.job.shards.rows_per_shard
         place = PlaceDelta(
@@ -232,7 +233,7 @@ class DeltaChain:
         left = Counter(dropped["placement"].to_pylist())
         return {
             "shards": shards,
-            "written": len(files.list_files(run.output("items"), ".parquet")),
+            "written": len(self._placed()),
             "dropped": {name.value: left[name.value] for name in Placement},
             "counters": counters,
         }
@@ -297,9 +298,7 @@ class DeltaChain:
         """Carries the quality table over: placements brought up to date, drift measured anew."""
         run = self._run
         metrics = json.loads(files.read_bytes(files.join(self._parent_folder, "metrics.json")))
-        written = [
-            files.read_table(path, ["placement"])["placement"] for path in self._appended("items")
-        ]
+        written = [files.read_table(path, ["placement"])["placement"] for path in self._placed()]
         added = Counter(name for column in written for name in column.to_pylist())
         placements = {
             name: count - place["dropped"][name] + added[name]
@@ -321,7 +320,7 @@ class DeltaChain:
     def _delta_paths(self) -> DeltaPaths:
         run = self._run
         return DeltaPaths(
-            items=tuple(self._appended("items")),
+            items=tuple(self._placed()),
             changes=tuple(files.list_files(run.output("changes"), ".parquet")),
             dropped=tuple(files.list_files(run.scratch("dropped", "items"), ".parquet")),
             catalog=tuple(self._appended("catalog")),
@@ -329,6 +328,10 @@ class DeltaChain:
             generation_folder=run.generation_folder,
             scratch_folder=run.scratch("index"),
         )
+
+    def _placed(self) -> list[str]:
+        """Returns the `items` rows that were placed, by part, without labels."""
+        return files.list_files(self._run.scratch("placed"))
 
     def _appended(self, table: str) -> list[str]:
         """Returns the parts of a table that this run wrote."""

@@ -24,6 +24,7 @@ from semid_transforms.catalog import read_column
 from semid_transforms.features import FeatureColumns, FeatureSet
 from semid_transforms.naming import NAMED, NAMES, count_names, row_names
 from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
+from semid_transforms.shard_plan import items_name
 
 _COLUMNS = ["item_id", "sid", "codes", "quantization_error"]
 
@@ -157,13 +158,13 @@ class DeltaPaths:
     """Where indexing a backfill reads and writes.
 
     Attributes:
-      items: the `items` parts it wrote.
+      items: the `items` rows it placed, by part, without labels.
       changes: its `changes` parts.
       dropped: parts with the `items` rows it replaced.
       catalog: the `catalog` parts it wrote.
       parent_folder: of the generation it grew.
       generation_folder: of the generation it makes.
-      scratch_folder: of the run; `labelled/` in it gets the `items` parts with their labels.
+      scratch_folder: of the run.
     """
 
     items: tuple[str, ...]
@@ -197,6 +198,8 @@ class _IndexDelta(beam.DoFn):
             self._merge_trie(added["sid"].to_numpy(), removed["sid"].to_numpy())
         elif task == "nodes":
             self._write_nodes(added, removed)
+        elif task == "items":
+            self._write_items([])
         else:
             features = self._features.load(layout.codebook_sizes)
             batches = (
@@ -217,11 +220,16 @@ class _IndexDelta(beam.DoFn):
         self._write("nodes", table.schema, table.to_batches())
         own = files.join(paths.generation_folder, "nodes", self._name)
         nodes = [*parent.parts, *([own] if table.num_rows else [])]
-        for path in paths.items:
-            labelled = label_items(files.read_table(path), nodes, layout, every_row=False)
-            if labelled is not None:
-                target = files.join(paths.scratch_folder, "labelled", files.base_name(path))
-                files.write_table(target, labelled.schema, labelled.combine_chunks().to_batches())
+        self._write_items(nodes)
+
+    def _write_items(self, nodes: Sequence[str]) -> None:
+        """Writes the given items, with the labels of the nodes on their path."""
+        for path in self._paths.items:
+            table = files.read_table(path)
+            if self._layout.hierarchical:
+                table = label_items(table, nodes, self._layout, every_row=False) or table
+            target = files.join(self._paths.generation_folder, "items", items_name(path))
+            files.write_table(target, table.schema, table.combine_chunks().to_batches())
 
     def _merge_trie(self, added: np.ndarray, removed: np.ndarray) -> None:
         before, after = (
@@ -245,7 +253,7 @@ class _IndexDelta(beam.DoFn):
 
 @dataclasses.dataclass
 class IndexDelta(beam.PTransform):
-    """Merges the trie and writes delta parts of nodes and n-grams, side by side.
+    """Merges the trie and writes delta parts of items, nodes and n-grams, side by side.
 
     Attributes:
       paths: where to read and write.
@@ -264,9 +272,10 @@ class IndexDelta(beam.PTransform):
     parent: ParentNodes
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
-        tasks = ["trie", "nodes", "ngrams"] if self.layout.hierarchical else ["ngrams"]
+        # Without nodes there are no labels, so that items can be written as they are.
+        tasks = ["trie", "nodes"] if self.layout.hierarchical else ["items"]
         return (
             root
-            | "Tasks" >> beam.Create(tasks)
+            | "Tasks" >> beam.Create([*tasks, "ngrams"])
             | "IndexDelta" >> beam.ParDo(_IndexDelta(self)).with_output_types(str)
         )

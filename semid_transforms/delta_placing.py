@@ -23,7 +23,7 @@ from semid_transforms.placing import PlaceItems, SettleRows, read_settled
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import empty_batch, gather
 from semid_transforms.shard_placement import ParentShard, PlacedShard, place_rows
-from semid_transforms.shard_plan import DELTA_PREFIX, PartIndex
+from semid_transforms.shard_plan import DELTA_PREFIX, PartIndex, placed_name
 from semid_transforms.shard_roles import PLACE, touched_range
 
 TABLES = ("items", "reserved", "changes")
@@ -106,7 +106,7 @@ class _WriteDelta(beam.DoFn):
 
     def __init__(self, place: PlaceItems):
         self._generation = place.stamp.generation
-        self._folder = place.folders.generation
+        self._folders = place.folders
         self._schemas = {
             "items": items_schema(place.identity.sid_type, place.features.names),
             "reserved": reserved_schema(place.identity.sid_type),
@@ -120,7 +120,10 @@ class _WriteDelta(beam.DoFn):
         if table != "changes":
             keys.insert(0, ("sid", "ascending"))
         rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
-        path = files.join(self._folder, table, delta_name(self._generation, part))
+        name = delta_name(self._generation, part)
+        path = files.join(self._folders.generation, table, name)
+        if table == "items":
+            path = files.join(self._folders.placed, placed_name(name))
         files.write_table(path, self._schemas[table], [rows])
         yield path
 
@@ -129,7 +132,8 @@ class _WriteDelta(beam.DoFn):
 class PlaceDelta(beam.PTransform):
     """Gives coded rows their IDs and writes delta parts of `items`, `reserved` and `changes`.
 
-    Takes coded rows; returns the paths written.
+    Takes coded rows; returns the paths written. Rows of `items` wait in `place.folders.placed` for
+    their labels.
 
     Attributes:
       place: the same settings as for placing a whole generation.

@@ -20,6 +20,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.tables import conform
+from semid_transforms.arrow_file import SUFFIX, read_arrow, write_arrow
 from semid_transforms.remote import WholeFile, abandon, is_absence, naming
 
 _COPY_BYTES = 4 << 20
@@ -303,8 +304,7 @@ def parquet_file(path: str) -> Iterator[pq.ParquetFile]:
     Raises:
       ValueError: the file is not Parquet or is cut short; the message names it.
     """
-    source = pa.memory_map(path) if is_local(path) and os.path.getsize(path) else open_raw(path)
-    with source:
+    with _open_fast(path) as source:
         try:
             file = pq.ParquetFile(source)
         except (pa.ArrowInvalid, OSError) as error:
@@ -312,8 +312,22 @@ def parquet_file(path: str) -> Iterator[pq.ParquetFile]:
         yield file
 
 
+def _open_fast(path: str) -> pa.NativeFile | BinaryIO:
+    return pa.memory_map(path) if is_local(path) and os.path.getsize(path) else open_raw(path)
+
+
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads one Parquet file, or some of its columns."""
+    """Reads one file of `write_table`, or some of its columns.
+
+    Raises:
+      ValueError: the file is not what its name says or is cut short; the message names it.
+    """
+    if path.endswith(SUFFIX):
+        with _open_fast(path) as source:
+            try:
+                return read_arrow(source, columns)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{path} is not a readable Arrow file: {error}") from error
     with parquet_file(path) as file:
         return file.read(columns=None if columns is None else list(columns))
 
@@ -324,12 +338,17 @@ def write_table(
     batches: Sequence[pa.RecordBatch] | Iterator[pa.RecordBatch],
     row_group_rows: int = 1 << 17,
 ) -> int:
-    """Writes batches of one schema as one Parquet file, atomically, and returns its rows.
+    """Writes batches of one schema as one file, atomically, and returns its rows.
+
+    The file is Parquet, or Arrow IPC where its name says so: see `arrow_file`.
 
     Rows are consolidated into row groups of `row_group_rows`, compressed with zstd; but vectors are
     stored as they are, because zstd saves a fifteenth of them and doubles the time to write and
     read. The bytes depend on the rows and their order only, not on how they were cut into batches.
     """
+    if path.endswith(SUFFIX):
+        with atomic_writer(path) as file:
+            return write_arrow(file, schema, batches)
     rows = 0
     with (
         atomic_writer(path) as file,

@@ -34,6 +34,7 @@ from semid_transforms.metering import Meter
 from semid_transforms.naming import NameRows
 from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
 from semid_transforms.quantizing import load_tokenizer
+from semid_transforms.shard_plan import items_name
 
 
 @contextlib.contextmanager
@@ -98,12 +99,12 @@ class IndexPaths:
     """Where indexing reads and writes.
 
     Attributes:
-      items: `items` parts in SID order.
+      items: `items` parts in SID order: of the generation, or rows that wait for labels.
       catalog: `catalog` parts.
       embeddings: `embeddings` parts.
       tokenizer_folder: of the tokenizer.
       generation_folder: of the generation.
-      scratch_folder: of the run; `labelled/` in it gets the `items` parts whose labels were filled.
+      scratch_folder: of the run.
       changes: `changes` parts.
     """
 
@@ -214,8 +215,8 @@ class _Index(beam.DoFn):
         return sampled["sampled_items"], 0
 
 
-class _LabelItems(beam.DoFn):
-    """Writes an `items` part with labels where it had none; the part itself stays as it is."""
+class _WriteItems(beam.DoFn):
+    """Writes an `items` part with labels where it had none, unless it is there as it should be."""
 
     def __init__(self, folder: str, layout: SidLayout, every_row: bool):
         self._folder = folder
@@ -223,15 +224,20 @@ class _LabelItems(beam.DoFn):
         self._every_row = every_row
         self._meter = Meter("index", "labels")
 
-    def process(self, element: tuple[int, str], nodes: Sequence[str]) -> Iterator[str]:
+    def process(self, element: tuple[int, str], nodes: Sequence[str] = ()) -> Iterator[str]:
         _, path = element
         started = self._meter.start()
-        table = label_items(files.read_table(path), sorted(nodes), self._layout, self._every_row)
-        if table is not None:
-            labelled = files.join(self._folder, files.base_name(path))
-            files.write_table(labelled, table.schema, table.combine_chunks().to_batches())
-            self._meter.done(started, table.num_rows, table.nbytes)
-            yield labelled
+        table = files.read_table(path)
+        labelled = None
+        if self._layout.hierarchical:
+            labelled = label_items(table, sorted(nodes), self._layout, self._every_row)
+        target = files.join(self._folder, items_name(path))
+        if labelled is None and path == target:
+            return
+        table = labelled or table
+        files.write_table(target, table.schema, table.combine_chunks().to_batches())
+        self._meter.done(started, table.num_rows, table.nbytes)
+        yield target
 
 
 @dataclasses.dataclass
@@ -239,7 +245,7 @@ class IndexItems(beam.PTransform):
     """Builds trie, nodes and labels, the n-gram vocabulary, and the quality table, side by side.
 
     Codes of parallel codebooks have no prefixes, so there is no trie, no node and no label of them.
-    Returns the `items` parts it labelled, written to `labelled/`.
+    Returns the `items` parts it wrote.
 
     Attributes:
       paths: where it reads and writes.
@@ -280,11 +286,13 @@ class IndexItems(beam.PTransform):
         tasks = [" ".join(few), " ".join([*many, "ngrams", "counts"])]
         spread = root | "Tasks" >> beam.Create(tasks).with_output_types(str)
         index = _Index(self)
-        if not self.layout.hierarchical:
-            return spread | "Index" >> beam.ParDo(index).with_output_types(str)
-        numbered = list(enumerate(self.paths.items))
-        parts = root | "Parts" >> beam.Create(numbered).with_output_types(tuple[int, str])
         paths, labelling = self.paths, self.labelling
+        numbered = list(enumerate(paths.items))
+        parts = root | "Parts" >> beam.Create(numbered).with_output_types(tuple[int, str])
+        write = _WriteItems(paths.output("items"), self.layout, labelling.every_row)
+        if not self.layout.hierarchical:
+            spread | "Index" >> beam.ParDo(index).with_output_types(str)
+            return parts | "WriteItems" >> beam.ParDo(write).with_output_types(str)
         named = parts | "NameRows" >> NameRows(
             catalog={_part_number(path): path for path in paths.catalog},
             num_shards=labelling.num_shards,
@@ -296,11 +304,8 @@ class IndexItems(beam.PTransform):
         nodes = spread | "Index" >> beam.ParDo(index, beam.pvalue.AsList(named)).with_output_types(
             str
         )
-        label = _LabelItems(
-            files.join(paths.scratch_folder, "labelled"), self.layout, labelling.every_row
-        )
-        return parts | "LabelItems" >> beam.ParDo(
-            label, beam.pvalue.AsList(nodes)
+        return parts | "WriteItems" >> beam.ParDo(
+            write, beam.pvalue.AsList(nodes)
         ).with_output_types(str)
 
 

@@ -22,7 +22,7 @@ from semid_transforms.metering import Meter
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import Router, empty_batch, gather, split_by_shard
 from semid_transforms.shard_placement import ParentShard, place_rows, settle_rows
-from semid_transforms.shard_plan import ShardPlan, part_name
+from semid_transforms.shard_plan import ShardPlan, part_name, placed_name
 from semid_transforms.shard_roles import (
     assign_roles,
     routed_schema,
@@ -56,6 +56,7 @@ class PlaceFolders:
 
     Attributes:
       settled: scratch, rows of each shard.
+      placed: scratch, `items` rows whose labels are missing.
       generation: the new generation.
       embeddings: its embedding parts.
       latents: of `AssignCodes`, aligned with the embedding parts; empty where the tokenizer
@@ -63,6 +64,7 @@ class PlaceFolders:
     """
 
     settled: str
+    placed: str
     generation: str
     embeddings: str
     latents: str
@@ -217,11 +219,15 @@ class _PlaceShard(beam.DoFn):
             self._stamp,
             self._columns,
         )
+        part = part_name(shard)
+        waiting = files.join(self._folders.placed, placed_name(part))
+        files.write_table(waiting, schemas.pop("items"), [placed.items])
         for table, schema in schemas.items():
             batch: pa.RecordBatch = getattr(placed, table)
-            if batch.num_rows or table == "items":
-                path = files.join(self._folders.generation, table, part_name(shard))
-                files.write_table(path, schema, [batch])
+            if batch.num_rows:
+                files.write_table(
+                    files.join(self._folders.generation, table, part), schema, [batch]
+                )
         beam.metrics.Metrics.counter("place", "rows-out").inc(placed.items.num_rows)
         self._meter.done(started, placed.items.num_rows, placed.items.nbytes)
         yield shard
@@ -282,7 +288,9 @@ class SettleRows(beam.PTransform):
 
 @dataclasses.dataclass
 class PlaceItems(beam.PTransform):
-    """Gives coded rows their IDs and writes the `items`, `reserved` and `changes` parts.
+    """Gives coded rows their IDs and writes `items`, `reserved` and `changes`, by shard.
+
+    Rows of `items` wait in `folders.placed` for their labels.
 
     Attributes:
       plan: how the SID space is cut.

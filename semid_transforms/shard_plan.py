@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semid_transforms import files
+from semid_transforms.arrow_file import SUFFIX
 from semid_transforms.lookup import column_range, overlaps, read_groups
 from semid_transforms.routing import gather
 
@@ -25,6 +26,16 @@ def is_delta(path: str) -> bool:
 def part_name(shard: int) -> str:
     """File name of a shard's part."""
     return f"part-{shard:05d}.parquet"
+
+
+def placed_name(name: str) -> str:
+    """File name under which the rows of an `items` part wait for their labels."""
+    return name.removesuffix(".parquet") + SUFFIX
+
+
+def items_name(path: str) -> str:
+    """File name of the `items` part that rows, waiting for labels or not, are published in."""
+    return files.base_name(path).removesuffix(SUFFIX).removesuffix(".parquet") + ".parquet"
 
 
 def read_range(paths: Sequence[str], bounds: tuple[int, int], schema: pa.Schema) -> pa.RecordBatch:
