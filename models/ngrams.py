@@ -49,6 +49,9 @@ _WIDTHS = {"unigram": 1, "bigram": 2, "bigram_disjoint": 2, "trigram": 3, "fourg
 NGRAM_FEATURES = (*_WIDTHS, "prefix_ngram")
 MAX_ID = np.iinfo(np.int64).max
 
+_FEW_WINDOWS = 1 << 20
+"""Windows of which a table of counts takes less time than sorting."""
+
 
 @dataclasses.dataclass(frozen=True)
 class NgramFeature:
@@ -221,19 +224,34 @@ def count_windows(
     """
     column = ngram_columns(codebook_sizes, feature)[position]
     sizes = [int(size) for size in codebook_sizes[column.start : column.stop]]
+    few = math.prod(sizes) <= _FEW_WINDOWS
     numbers, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
     for codes in chunks:
         packed = np.zeros(len(codes), np.uint64)
         for offset, size in enumerate(sizes):
             packed = packed * np.uint64(size) + codes[:, column.start + offset].astype(np.uint64)
-        packed.sort()
-        starts, ends = runs(packed)
-        numbers, counts = _add_up(numbers, counts, packed[starts], ends - starts)
+        if column.start > 0 and not few:
+            packed.sort()  # prefixes are in order as they come
+        new, new_counts = _count_few(packed) if few else _count_ordered(packed)
+        numbers, counts = _add_up(numbers, counts, new, new_counts)
         if column.start == 0 and len(numbers) > 1:  # the last one may go on in the next chunk
             yield _describe(numbers[:-1], counts[:-1], codebook_sizes, feature, position)
             numbers, counts = numbers[-1:], counts[-1:]
     if len(numbers):
         yield _describe(numbers, counts, codebook_sizes, feature, position)
+
+
+def _count_few(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct ones of small uint64 numbers, ascending, and how often each occurs."""
+    counts = np.bincount(numbers.astype(np.int64))
+    distinct = np.flatnonzero(counts)
+    return distinct.astype(np.uint64), counts[distinct]
+
+
+def _count_ordered(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same of ascending numbers of any size."""
+    starts, ends = runs(numbers)
+    return numbers[starts], ends - starts
 
 
 def _add_up(

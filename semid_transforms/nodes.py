@@ -222,8 +222,8 @@ def find_labels(
       (N,) labels, and (N,) bool, which nodes were found; a node can be there without a label.
     """
     sid_type = pa.from_numpy_dtype(layout.dtype)
-    wanted = pa.array(prefixes.astype(layout.dtype), sid_type)
-    low, high = wanted[0].as_py(), wanted[-1].as_py()
+    wanted = prefixes.astype(layout.dtype)
+    low, high = int(wanted[0]), int(wanted[-1])
     found = [nodes_schema(sid_type).empty_table().select(["depth", "prefix", "label"])]
     for path in nodes:
         with files.parquet_file(path) as file:
@@ -235,9 +235,14 @@ def find_labels(
             table = file.read_row_groups(groups, columns=["depth", "prefix", "label"])
         found.append(table.filter(pc.equal(table["depth"], depth)))
     rows = pa.concat_tables(found).combine_chunks()
-    at = pc.index_in(wanted, value_set=pa.concat_arrays(rows["prefix"].chunks or [wanted[:0]]))
-    labels = pa.concat_arrays([pa.array([], pa.string()), *rows["label"].chunks]).take(at)
-    return labels, at.is_valid().to_numpy(zero_copy_only=False)
+    stored = rows["prefix"].to_numpy()
+    order = np.argsort(stored, kind="stable")  # takes no time where one part has all
+    at = np.searchsorted(stored, wanted, sorter=order)
+    known = at < len(stored)
+    at[known] = order[at[known]]
+    known[known] = stored[at[known]] == wanted[known]
+    labels = pa.concat_arrays([pa.array([], pa.string()), *rows["label"].chunks])
+    return labels.take(pa.array(at, mask=~known)), known
 
 
 def _may_hold(group: pq.RowGroupMetaData, depth: int, low: int, high: int) -> bool:

@@ -114,7 +114,9 @@ def test_no_two_ngrams_share_an_exact_id(name):
     assert sorted(ids.tolist()) == list(range(vocabulary_size(sizes, feature)))
 
 
-def test_counts_name_the_codes_behind_an_id():
+@pytest.mark.parametrize("few", [0, 1 << 20])
+def test_counts_name_the_codes_behind_an_id(monkeypatch, few):
+    monkeypatch.setattr("models.ngrams._FEW_WINDOWS", few)
     codes = np.array([[0, 0, 2], [1, 0, 1], [1, 0, 2], [1, 1, 2]])
 
     def counted(position, *chunks):
