@@ -19,7 +19,7 @@ from semid_transforms.diffing import DiffItems, Leaving
 from semid_transforms.embedding import EmbeddingParts, EmbedTexts
 from semid_transforms.indexing import IndexItems
 from semid_transforms.lookup import DropRows, FindRows
-from semid_transforms.parent import ReadParent
+from semid_transforms.parent import ParentParts
 from semid_transforms.pieces import LearnPieces, PieceInputs
 from semid_transforms.placing import PlaceItems
 from semid_transforms.quantizing import AssignCodes, retired_rows
@@ -47,13 +47,10 @@ def define_read(
     The catalog goes into the generation, or into `catalog_folder`; the embeddings of all valid rows
     are stored in `early`, where that is given.
     """
-    catalog = root | "ReadCatalog" >> ReadCatalog(reader, early)
-    sides = [catalog.parsed]
-    if parent_paths:
-        owned = ReadParent(layout, release_before)
-        sides.append(_each(root, "Parent", parent_paths) | "ReadParent" >> owned)
+    parent = ParentParts(tuple(parent_paths), layout, release_before)
+    catalog = root | "ReadCatalog" >> ReadCatalog(reader, early, parent)
     (
-        tuple(sides)
+        catalog.parsed
         | "DiffItems"
         >> DiffItems(
             folder=run.scratch("read"),

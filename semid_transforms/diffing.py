@@ -329,8 +329,7 @@ class DiffItems(beam.PTransform):
 
     Writes `changed/`, `retired/`, `rejects/` and `counts/` under `folder` and the validated catalog
     to `catalog_folder`; returns the shards written. Takes `PARSED` and, unless there is no parent,
-    `parent_schema` batches. They share one grouping, without the tags and lists of a CoGroupByKey:
-    batches tell by themselves what they are.
+    `parent_schema` batches together: they tell by themselves what they are.
     """
 
     folder: str
@@ -339,19 +338,13 @@ class DiffItems(beam.PTransform):
     sid_type: pa.DataType
     leaving: Leaving | None = None
 
-    def expand(self, sides: tuple[beam.PCollection[pa.RecordBatch], ...]) -> beam.PCollection[int]:
-        routed = tuple(
-            side
-            | f"Route{name}"
+    def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[int]:
+        return (
+            rows
+            | "RouteByItem"
             >> beam.ParDo(_RouteByItem(self.num_shards)).with_output_types(
                 tuple[int, pa.RecordBatch]
             )
-            for name, side in zip(("Parsed", "Parent"), sides, strict=False)
-        )
-        # The in-process runner writes what it flattens once more.
-        rows = routed[0] if len(routed) == 1 else routed | "FlattenSides" >> beam.Flatten()
-        return (
-            rows
             | "GroupByItemShard" >> beam.GroupByKey()
             | "Diff"
             >> beam.ParDo(

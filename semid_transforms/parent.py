@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,28 +44,24 @@ def parent_rows(
     )
 
 
-class _ReadParent(beam.DoFn):
-    """Reads one part of `items` or `reserved`."""
+@dataclasses.dataclass(frozen=True)
+class ParentParts:
+    """Where the parent generation says who has which ID.
 
-    def __init__(self, layout: SidLayout, release_before: str):
-        self._layout = layout
-        self._release_before = release_before
+    Attributes:
+      paths: of `items` and `reserved` parts.
+      layout: of its SIDs.
+      release_before: IDs reserved in generations before are nobody's any more.
+    """
 
-    def process(self, path: str) -> Iterator[pa.RecordBatch]:
+    paths: tuple[str, ...]
+    layout: SidLayout
+    release_before: str = ""
+
+    def read(self, path: str) -> Iterator[pa.RecordBatch]:
+        """Yields the rows of one of the parts, `parent_schema`."""
         with files.parquet_file(path) as file:
             wanted = set(parent_schema(pa.int64()).names) | {"base_codes"}
             columns = [name for name in file.schema_arrow.names if name in wanted]
             for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                yield parent_rows(batch, self._layout, self._release_before)
-
-
-@dataclasses.dataclass
-class ReadParent(beam.PTransform):
-    """Reads `items` and `reserved` parts, given by path, as `parent_schema` batches."""
-
-    layout: SidLayout
-    release_before: str = ""
-
-    def expand(self, paths: beam.PCollection[str]) -> beam.PCollection[pa.RecordBatch]:
-        read = _ReadParent(self.layout, self.release_before)
-        return paths | "ReadParentParts" >> beam.ParDo(read).with_output_types(pa.RecordBatch)
+                yield parent_rows(batch, self.layout, self.release_before)

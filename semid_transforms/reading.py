@@ -17,6 +17,7 @@ from semid_transforms.embedding_columns import EmbeddingSpec, find_embedding
 from semid_transforms.files import SourceFile
 from semid_transforms.formats import read_rows
 from semid_transforms.metering import Meter
+from semid_transforms.parent import ParentParts
 from semid_transforms.rows import Rows
 from semid_transforms.sources import SourceSplit, check_columns, list_splits
 from semid_transforms.split_embeddings import SplitEmbeddings
@@ -142,7 +143,12 @@ def has_rows(reader: CatalogReader) -> bool:
     pa.RecordBatch, **{REJECTED: pa.RecordBatch, COUNTS: pa.RecordBatch}
 )
 class _ReadSplit(beam.DoFn):
-    def __init__(self, reader: CatalogReader, early: EmbeddingParts | None) -> None:
+    """Reads a split of the catalog, or a part of the parent by its path."""
+
+    def __init__(
+        self, reader: CatalogReader, early: EmbeddingParts | None, parent: ParentParts | None
+    ) -> None:
+        self._parent = parent and dataclasses.replace(parent, paths=())
         self._reader = dataclasses.replace(reader, sources=(), splits=())  # shipped to every worker
         self._first_splits = reader.first_splits
         self._early = early
@@ -150,7 +156,11 @@ class _ReadSplit(beam.DoFn):
         self._rows_out = Metrics.counter("read", "rows-out")
         self._meter = Meter("read", "validate")
 
-    def process(self, split: SourceSplit) -> Iterator[object]:
+    def process(self, split: SourceSplit | str) -> Iterator[object]:
+        if isinstance(split, str):
+            assert self._parent is not None
+            yield from self._parent.read(split)
+            return
         reader = self._reader
         total = refused = 0
         embeddings = None
@@ -187,24 +197,28 @@ class _ReadSplit(beam.DoFn):
 class ReadCatalog(beam.PTransform):
     """Reads and validates a catalog; applied to a pipeline.
 
-    Outputs: `parsed`, `PARSED` batches; `rejected`, `REJECTS` batches; `counts`, one
-    `SOURCE_COUNTS` batch per split.
+    Outputs: `parsed`, `PARSED` batches, and `parent_schema` batches of the parent; `rejected`,
+    `REJECTS` batches; `counts`, one `SOURCE_COUNTS` batch per split.
 
     Attributes:
       reader: of the catalog.
       early: where the embeddings of all valid rows are stored meanwhile, see `split_embeddings`.
+      parent: what the catalog is to be compared with; read here, because batches of both go
+        through one shuffle.
     """
 
     reader: CatalogReader
     early: EmbeddingParts | None = None
+    parent: ParentParts | None = None
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         """Wires the stage."""
+        splits = [*self.reader.splits, *(self.parent.paths if self.parent else ())]
         return (
             root
-            | "ListSplits" >> beam.Create(self.reader.splits).with_output_types(SourceSplit)
+            | "ListSplits" >> beam.Create(splits).with_output_types(SourceSplit | str)
             | "ReadSplit"
-            >> beam.ParDo(_ReadSplit(self.reader, self.early)).with_outputs(
+            >> beam.ParDo(_ReadSplit(self.reader, self.early, self.parent)).with_outputs(
                 REJECTED, COUNTS, main=PARSED_TAG
             )
         )

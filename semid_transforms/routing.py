@@ -55,11 +55,15 @@ def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
 
 
 class Router(beam.DoFn):
-    """Gathers batches and cuts them by shard; subclasses say which shard a row belongs to."""
+    """Gathers batches and cuts them by shard; subclasses say which shard a row belongs to.
+
+    Batches may have several schemas, each with names of its own. One input of two kinds costs a
+    runner on one machine less than two: it writes what it flattens once more.
+    """
 
     def start_bundle(self) -> None:
         """Starts with nothing gathered."""
-        self._gathered: list[pa.RecordBatch] = []
+        self._gathered: dict[tuple[str, ...], list[pa.RecordBatch]] = {}
         self._bytes = 0
 
     @abc.abstractmethod
@@ -68,7 +72,7 @@ class Router(beam.DoFn):
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Gathers a batch; sends out what is gathered once it is enough."""
-        self._gathered.append(batch)
+        self._gathered.setdefault(tuple(batch.schema.names), []).append(batch)
         self._bytes += batch.nbytes
         if self._bytes >= _GATHERED_BYTES:
             yield from self._cut()
@@ -79,7 +83,7 @@ class Router(beam.DoFn):
             yield GlobalWindows.windowed_value(element)
 
     def _cut(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        if self._gathered:
-            batch = gather(self._gathered, self._gathered[0].schema)
-            self.start_bundle()
-            yield from split_by_shard(*self.route(batch))
+        gathered = self._gathered
+        self.start_bundle()
+        for batches in gathered.values():
+            yield from split_by_shard(*self.route(gather(batches, batches[0].schema)))
