@@ -21,8 +21,8 @@ from semid_transforms.indexing import IndexItems
 from semid_transforms.lookup import DropRows, FindRows
 from semid_transforms.parent import ParentParts
 from semid_transforms.pieces import LearnPieces, PieceInputs
-from semid_transforms.placing import PlaceItems
-from semid_transforms.quantizing import AssignCodes, retired_rows
+from semid_transforms.placing import CODED, RETIRED, REWRITE, PlaceInput, PlaceItems
+from semid_transforms.quantizing import AssignCodes
 from semid_transforms.reading import CatalogReader, ReadCatalog
 from semid_transforms.tables import ReadTables, WriteTable
 
@@ -143,14 +143,12 @@ def define_place(
     place: PlaceItems,
 ) -> None:
     """Gives every changed item its ID beside the ones that stay."""
-    coded = _each(root, "Coded", coded_paths) | "ReadCoded" >> ReadTables()
-    retired = _each(root, "Retired", retired_paths) | "ReadRetired" >> ReadTables()
-    forced = root | "Rewrite" >> beam.Create(list(rewrite)).with_output_types(int)
-    changes = (
-        coded,
-        retired | "RetireItems" >> beam.Map(retired_rows).with_output_types(pa.RecordBatch),
-    ) | "FlattenChanges" >> beam.Flatten()
-    (changes, forced) | "PlaceItems" >> place
+    inputs = [
+        *((CODED, path) for path in coded_paths),
+        *((RETIRED, path) for path in retired_paths),
+        *((REWRITE, str(shard)) for shard in rewrite),
+    ]
+    _place_inputs(root, inputs) | "PlaceItems" >> place
 
 
 def define_find(
@@ -162,7 +160,7 @@ def define_find(
 
 def define_place_delta(root: beam.Pipeline, coded_paths: Sequence[str], place: PlaceDelta) -> None:
     """Gives a few changed items their IDs beside a generation that stays."""
-    _each(root, "Coded", coded_paths) | "ReadCoded" >> ReadTables() | "PlaceDelta" >> place
+    _place_inputs(root, [(CODED, path) for path in coded_paths]) | "PlaceDelta" >> place
 
 
 def define_carry(
@@ -185,6 +183,12 @@ def define_index_delta(root: beam.Pipeline, index: IndexDelta) -> None:
 def define_index(root: beam.Pipeline, index: IndexItems) -> None:
     """Builds what is read beside the items: trie, nodes, n-gram vocabulary, quality table."""
     root | "IndexItems" >> index
+
+
+def _place_inputs(
+    root: beam.Pipeline, inputs: Sequence[PlaceInput]
+) -> beam.PCollection[PlaceInput]:
+    return root | "Inputs" >> beam.Create(list(inputs)).with_output_types(tuple[str, str])
 
 
 def _each(root: beam.Pipeline, label: str, values: Sequence[str]) -> beam.PCollection[str]:

@@ -19,7 +19,7 @@ from schemas.tables import changes_schema, items_schema, reserved_schema
 from semid_transforms import files
 from semid_transforms.identity import Identity
 from semid_transforms.lookup import find_rows
-from semid_transforms.placing import PlaceItems, SettleRows, read_settled
+from semid_transforms.placing import PlaceInput, PlaceItems, SettleRows, read_settled
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import empty_batch, gather
 from semid_transforms.shard_placement import ParentShard, PlacedShard, place_rows
@@ -132,8 +132,8 @@ class _WriteDelta(beam.DoFn):
 class PlaceDelta(beam.PTransform):
     """Gives coded rows their IDs and writes delta parts of `items`, `reserved` and `changes`.
 
-    Takes coded rows; returns the paths written. Rows of `items` wait in `place.folders.placed` for
-    their labels.
+    Takes what shards are made from, see `placing.CODED`; returns the paths written. Rows of `items`
+    wait in `place.folders.placed` for their labels.
 
     Attributes:
       place: the same settings as for placing a whole generation.
@@ -143,12 +143,11 @@ class PlaceDelta(beam.PTransform):
     place: PlaceItems
     num_parts: int
 
-    def expand(self, coded: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
+    def expand(self, inputs: beam.PCollection[PlaceInput]) -> beam.PCollection[str]:
         place = self.place
         settle = SettleRows(place.plan, place.identity, place.folders, place.tokenizer_folder)
-        none = coded.pipeline | "NoRewrite" >> beam.Create([]).with_output_types(int)
         return (
-            (coded, none)
+            inputs
             | "SettleRows" >> settle
             | "PlaceDelta"
             >> beam.ParDo(_PlaceDelta(place, self.num_parts)).with_output_types(

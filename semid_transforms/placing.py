@@ -19,7 +19,7 @@ from semid_transforms import files
 from semid_transforms.features import FeatureSet
 from semid_transforms.identity import Identity, Stamp
 from semid_transforms.metering import Meter
-from semid_transforms.quantizing import load_tokenizer
+from semid_transforms.quantizing import load_tokenizer, retired_rows
 from semid_transforms.routing import Router, empty_batch, gather, split_by_shard
 from semid_transforms.shard_placement import ParentShard, place_rows, settle_rows
 from semid_transforms.shard_plan import ShardPlan, part_name, placed_name
@@ -29,6 +29,17 @@ from semid_transforms.shard_roles import (
     settled_schema,
     touched_range,
 )
+from semid_transforms.tables import read_batches
+
+CODED, RETIRED, REWRITE = "coded", "retired", "rewrite"
+"""What shards are made from, each with a value: the path of a part of coded rows, that of a part of
+retired items, and a shard, by number, that is written even when nothing in it changed. They are one
+input: a runner on one machine shuffles twice what it flattens."""
+
+PlaceInput = tuple[str, str]
+
+_EVERY_SHARD = ""
+"""Stands in the place of a part for rows that compete for nothing, one of every shard."""
 
 CONTESTED = pa.schema(
     [
@@ -71,11 +82,20 @@ class PlaceFolders:
 
 
 class _RouteBySid(Router):
-    """Cuts coded rows by the SID range they belong to."""
+    """Reads coded rows and retired items and cuts them by the SID range they belong to."""
 
     def __init__(self, plan: ShardPlan, identity: Identity):
         self._plan = plan
         self._identity = identity
+
+    def process(self, element: PlaceInput) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Takes something that shards are made from."""
+        kind, value = element
+        if kind == REWRITE:
+            yield int(value), empty_batch(routed_schema(self._identity.old_type))
+            return
+        for batch in read_batches(value):
+            yield from self.add(retired_rows(batch) if kind == RETIRED else batch)
 
     def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         routed, sids = assign_roles(batch, self._identity)
@@ -85,7 +105,7 @@ class _RouteBySid(Router):
 class _SettleShard(beam.DoFn):
     """Writes a shard's rows to disk and sends out what must compete, by embedding part.
 
-    The tagged output `shards` announces every shard, so that one without contests is written too.
+    A row under `_EVERY_SHARD` announces the shard, so that one without contests is written too.
     """
 
     def __init__(self, plan: ShardPlan, identity: Identity, folder: str):
@@ -96,7 +116,7 @@ class _SettleShard(beam.DoFn):
 
     def process(
         self, element: tuple[int, Iterable[pa.RecordBatch]]
-    ) -> Iterator[tuple[str, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
         shard, batches = element
         started = self._meter.start()
         identity = self._identity
@@ -112,7 +132,8 @@ class _SettleShard(beam.DoFn):
         self._meter.done(started, rows.num_rows, rows.nbytes)
         beam.metrics.Metrics.counter("place", "rows-in").inc(rows.num_rows)
         beam.metrics.Metrics.counter("place", "rows-contested").inc(contested.num_rows)
-        yield beam.pvalue.TaggedOutput("shards", (shard, empty_batch(LATENTS)))
+        announced = [pa.array([number]) for number in (shard, -1, -1)]
+        yield _EVERY_SHARD, pa.RecordBatch.from_arrays(announced, schema=CONTESTED)
         references = pa.RecordBatch.from_arrays(
             [
                 pa.array(np.full(contested.num_rows, shard)),
@@ -147,6 +168,8 @@ class _FetchLatents(beam.DoFn):
         part, batches = element
         started = self._meter.start()
         wanted = gather(list(batches), CONTESTED)
+        if part == _EVERY_SHARD:
+            return iter([(n, empty_batch(LATENTS)) for n in wanted["shard"].to_pylist()])
         table = files.read_table(files.join(self._folder, part), [self._column])
         vectors = matrix_from_list(table[self._column])[wanted["part_row"].to_numpy()]
         latents = pa.RecordBatch.from_arrays(
@@ -237,8 +260,8 @@ class _PlaceShard(beam.DoFn):
 class SettleRows(beam.PTransform):
     """Sends coded rows to their shards and gathers what the contested ones compete with.
 
-    Takes (coded rows, shards to treat even when nothing in them changed); returns per shard its
-    `LATENTS` batches, an empty one at least. The rows themselves are left in `folders.settled`.
+    Takes what shards are made from, see `CODED`; returns per shard its `LATENTS` batches, an empty
+    one at least. The rows themselves are left in `folders.settled`.
 
     Attributes:
       plan: how the SID space is cut.
@@ -253,35 +276,18 @@ class SettleRows(beam.PTransform):
     tokenizer_folder: str
 
     def expand(
-        self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
+        self, inputs: beam.PCollection[PlaceInput]
     ) -> beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]:
-        coded, rewrite = inputs
-        routed = coded | "RouteBySid" >> beam.ParDo(
-            _RouteBySid(self.plan, self.identity)
-        ).with_output_types(tuple[int, pa.RecordBatch])
-        forced = rewrite | "Force" >> beam.Map(
-            _with_empty_batch, self.identity.old_type
-        ).with_output_types(tuple[int, pa.RecordBatch])
-        settled = (
-            (routed, forced)
-            | "FlattenRows" >> beam.Flatten()
-            | "GroupBySidShard" >> beam.GroupByKey()
-            | "Settle"
-            >> beam.ParDo(_SettleShard(self.plan, self.identity, self.folders.settled))
-            .with_output_types(tuple[str, pa.RecordBatch], shards=tuple[int, pa.RecordBatch])
-            .with_outputs("shards", main="contested")
-        )
-        latents = (
-            settled.contested
-            | "GroupByPart" >> beam.GroupByKey()
-            | "FetchLatents"
-            >> beam.ParDo(_FetchLatents(self.folders, self.tokenizer_folder)).with_output_types(
-                tuple[int, pa.RecordBatch]
-            )
-        )
+        route = _RouteBySid(self.plan, self.identity)
+        settle = _SettleShard(self.plan, self.identity, self.folders.settled)
+        fetch = _FetchLatents(self.folders, self.tokenizer_folder)
         return (
-            (settled.shards, latents)
-            | "FlattenLatents" >> beam.Flatten()
+            inputs
+            | "RouteBySid" >> beam.ParDo(route).with_output_types(tuple[int, pa.RecordBatch])
+            | "GroupBySidShard" >> beam.GroupByKey()
+            | "Settle" >> beam.ParDo(settle).with_output_types(tuple[str, pa.RecordBatch])
+            | "GroupByPart" >> beam.GroupByKey()
+            | "FetchLatents" >> beam.ParDo(fetch).with_output_types(tuple[int, pa.RecordBatch])
             | "GroupLatents" >> beam.GroupByKey()
         )
 
@@ -308,10 +314,8 @@ class PlaceItems(beam.PTransform):
     folders: PlaceFolders
     tokenizer_folder: str
 
-    def expand(
-        self, inputs: tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[int]]
-    ) -> beam.PCollection[int]:
-        """Takes (coded rows, shards to write even when nothing in them changed)."""
+    def expand(self, inputs: beam.PCollection[PlaceInput]) -> beam.PCollection[int]:
+        """Takes what shards are made from, see `CODED`."""
         settle = SettleRows(self.plan, self.identity, self.folders, self.tokenizer_folder)
         return (
             inputs
@@ -328,7 +332,3 @@ class PlaceItems(beam.PTransform):
                 )
             ).with_output_types(int)
         )
-
-
-def _with_empty_batch(shard: int, old_type: pa.DataType) -> tuple[int, pa.RecordBatch]:
-    return shard, empty_batch(routed_schema(old_type))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -70,7 +71,11 @@ class Router(beam.DoFn):
     def route(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Returns (N rows to send, (N,) integers: the shard of each)."""
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def process(self, element: Any) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Takes a batch; subclasses may take what they make batches of."""
+        yield from self.add(element)
+
+    def add(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Gathers a batch; sends out what is gathered once it is enough."""
         self._gathered.setdefault(tuple(batch.schema.names), []).append(batch)
         self._bytes += batch.nbytes

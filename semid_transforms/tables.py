@@ -16,15 +16,10 @@ from semid_transforms.routing import gather
 _BATCH_ROWS = 1 << 14
 
 
-class _ReadTable(beam.DoFn):
+def read_batches(path: str, batch_rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """Reads one Parquet file in batches of one schema."""
-
-    def __init__(self, batch_rows: int):
-        self._batch_rows = batch_rows
-
-    def process(self, path: str) -> Iterator[pa.RecordBatch]:
-        with files.parquet_file(path) as file:
-            yield from file.iter_batches(self._batch_rows)
+    with files.parquet_file(path) as file:
+        yield from file.iter_batches(batch_rows)
 
 
 @dataclasses.dataclass
@@ -34,9 +29,9 @@ class ReadTables(beam.PTransform):
     batch_rows: int = _BATCH_ROWS
 
     def expand(self, paths: beam.PCollection[str]) -> beam.PCollection[pa.RecordBatch]:
-        return paths | "ReadParquet" >> beam.ParDo(_ReadTable(self.batch_rows)).with_output_types(
-            pa.RecordBatch
-        )
+        return paths | "ReadParquet" >> beam.FlatMap(
+            read_batches, self.batch_rows
+        ).with_output_types(pa.RecordBatch)
 
 
 class _ScatterBatches(beam.DoFn):
