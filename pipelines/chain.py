@@ -40,16 +40,22 @@ from pipelines.runs import Run, claim_run, kept_runs
 from schemas.manifest import Fingerprints
 from semid_transforms import files
 from semid_transforms.carried_quality import COUNTED, carry_distances, measured_now
-from semid_transforms.catalog import has_categories
+from semid_transforms.catalog import has_categories, same_categories
 from semid_transforms.drift import measure_drift
 from semid_transforms.features import FeatureSet
 from semid_transforms.identity import Identity, Stamp
-from semid_transforms.indexing import IndexItems, IndexPaths, Labelling
+from semid_transforms.indexing import IndexItems, IndexPaths, Labelling, Measuring
 from semid_transforms.leftovers import remove_leftovers
 from semid_transforms.measuring import metrics_bytes
 from semid_transforms.placing import PlaceFolders, PlaceItems
 from semid_transforms.quantizing import AssignCodes, plan_shards
-from semid_transforms.shard_plan import ShardPlan, is_delta, items_name, shards_to_rewrite
+from semid_transforms.shard_plan import (
+    ShardPlan,
+    is_delta,
+    items_in_order,
+    items_name,
+    shards_to_rewrite,
+)
 
 BYTES_PER_ITEM = 256
 """Rough size of a catalog row on disk, vectors apart; it only decides into how many shards."""
@@ -249,7 +255,8 @@ class Chain:
         Placed rows get their labels and become `items` parts.
         """
         run = self._run
-        if not place["written"] and self._same_categories():
+        catalog = files.list_files(run.output("catalog"), ".parquet")
+        if not place["written"] and same_categories(catalog, self._parent_paths("catalog")):
             assert self._parent.generation is not None
             link_tables(self._job.root, self._parent, run, ("trie", "nodes", "ngrams"))
             parent_folder = self._job.root.folder(self._parent.generation)
@@ -257,14 +264,8 @@ class Chain:
             return {"rebuilt": False, "counters": {}}
         for folder in (run.scratch("index"), run.output("nodes")):
             files.remove_tree(folder)
-        catalog = files.list_files(run.output("catalog"), ".parquet")
-        parts = {
-            items_name(path): path
-            for folder in (run.output("items"), run.scratch("placed"))
-            for path in files.list_files(folder)
-        }
         paths = IndexPaths(
-            items=tuple(parts[name] for name in sorted(parts)),
+            items=items_in_order(run.output("items"), run.scratch("placed")),
             catalog=tuple(catalog),
             embeddings=tuple(files.list_files(run.output("embeddings"), ".parquet")),
             tokenizer_folder=self._job.root.tokenizer_folder(fit["tokenizer_id"]),
@@ -288,9 +289,8 @@ class Chain:
             changes = read["changed"] + read["retired"]
             share = self._settings.job.quality.max_stale_share
             carried = carry_distances(before, changes, share)
-        index = IndexItems(
-            paths, self._layout, features, shared, labelling, carried is None, self._space.leaves
-        )
+        measuring = Measuring(carried is None, self._space.leaves)
+        index = IndexItems(paths, self._layout, features, shared, labelling, measuring)
         counters = run_pipeline(self._job.options("index"), lambda root: define_index(root, index))
         metrics = paths.read_measured(carried or measured_now(run.generation))
         metrics |= {COUNTED: run.generation, "drift": self.measure_drift(fit["tokenizer_id"])}
@@ -381,19 +381,6 @@ class Chain:
     @property
     def _sid_type(self) -> pa.DataType:
         return pa.from_numpy_dtype(self._parent_layout.dtype)
-
-    def _same_categories(self) -> bool:
-        """True when category agreement is the parent's.
-
-        A category path can change without the content that is embedded.
-        """
-        ours = files.list_files(self._run.output("catalog"), ".parquet")
-        theirs = self._parent_paths("catalog")
-        columns = ["item_id", "category_path"]
-        return len(ours) == len(theirs) and all(
-            files.read_table(left, columns).equals(files.read_table(right, columns))
-            for left, right in zip(ours, theirs, strict=True)
-        )
 
     def _parent_paths(self, table: str) -> list[str]:
         return table_paths(self._job.root, self._parent, table)

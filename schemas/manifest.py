@@ -11,7 +11,7 @@ import pydantic
 
 from schemas.rejects import SourceCounts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LAYOUT_VERSION = 1
 
 

@@ -22,6 +22,18 @@ def has_categories(catalog: Sequence[str]) -> bool:
     return False
 
 
+def same_categories(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """True when two catalogs, cut alike, have the same items in the same categories.
+
+    A category path can change without the content that is embedded.
+    """
+    columns = ["item_id", "category_path"]
+    return len(ours) == len(theirs) and all(
+        files.read_table(left, columns).equals(files.read_table(right, columns))
+        for left, right in zip(ours, theirs, strict=True)
+    )
+
+
 def read_categories(items: pa.ChunkedArray, catalog: Sequence[str]) -> pa.Array | None:
     """Returns the category path of every item id, in order; None when no item has one."""
     paths = read_column(items, catalog, "category_path")

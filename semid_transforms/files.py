@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from schemas.tables import conform
 from semid_transforms.arrow_file import SUFFIX, read_arrow, write_arrow
+from semid_transforms.parquet_encoding import encoding
 from semid_transforms.remote import WholeFile, abandon, is_absence, naming
 
 _COPY_BYTES = 4 << 20
@@ -352,7 +353,7 @@ def write_table(
     rows = 0
     with (
         atomic_writer(path) as file,
-        pq.ParquetWriter(file, schema, store_schema=True, **_encoding(schema)) as writer,
+        pq.ParquetWriter(file, schema, store_schema=True, **encoding(schema)) as writer,
     ):
         pending: list[pa.RecordBatch] = []
         pending_rows = 0
@@ -370,37 +371,3 @@ def write_table(
             writer.write_table(table, row_group_size=row_group_rows)
             rows += table.num_rows
     return rows
-
-
-_NAMES = frozenset({"item_id", "exemplar_item_id", "title"})
-"""Columns of strings that hardly repeat."""
-
-
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """Returns how `write_table` encodes the columns of a schema, as options of `ParquetWriter`.
-
-    Vectors and hashes do not get smaller, so they are stored as they are. Names of items and 64-bit
-    numbers, which are SIDs and n-grams, are all but all different: a dictionary of them takes a
-    third more time and space than zstd alone.
-    """
-    leaves: list[str] = []
-    plain: list[str] = []
-    vectors: list[str] = []
-    repeating: list[str] = []
-    for field in schema:
-        is_list = pa.types.is_list(field.type)
-        path = f"{field.name}.list.element" if is_list else field.name
-        if is_list and pa.types.is_floating(field.type.value_type):
-            vectors.append(path)
-        elif pa.types.is_fixed_size_binary(field.type):
-            plain.append(path)
-        else:
-            leaves.append(path)
-            value = field.type.value_type if is_list else field.type
-            if field.name not in _NAMES and value not in (pa.int64(), pa.uint64()):
-                repeating.append(path)
-    return {
-        "compression": {**dict.fromkeys(leaves, "zstd"), **dict.fromkeys(plain + vectors, "none")},
-        "use_dictionary": repeating,
-        "write_statistics": leaves + plain,
-    }

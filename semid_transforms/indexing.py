@@ -149,6 +149,20 @@ class Labelling:
     num_shards: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """What the quality table says besides counts.
+
+    Attributes:
+      distances: whether distances between items are measured; see `carried_quality`.
+      leaves: layout of the parent's SIDs when items come from another ID space; then it says which
+        codes they kept.
+    """
+
+    distances: bool = True
+    leaves: SidLayout | None = None
+
+
 class _Index(beam.DoFn):
     """Does some of the tasks of `IndexItems`; "tree" returns the `nodes` parts."""
 
@@ -157,8 +171,7 @@ class _Index(beam.DoFn):
         self._layout = index.layout
         self._features = index.features
         self._shared = index.shared
-        self._leaves = index.leaves
-        self._distances = index.distances
+        self._measuring = index.measuring
         self._nodes = index.node_inputs
 
     def process(self, tasks: str, _: Sequence[str] = ()) -> Iterator[str]:
@@ -197,15 +210,15 @@ class _Index(beam.DoFn):
         """Writes what is counted over all items, and returns how many there are."""
         paths = self._paths
         counted = measure_counts(paths.items, self._layout.codebook_sizes)
-        if self._leaves is not None:
-            counted["kept"] = measure_kept(paths.changes, self._leaves, self._layout)
+        if (leaves := self._measuring.leaves) is not None:
+            counted["kept"] = measure_kept(paths.changes, leaves, self._layout)
         files.write_bytes(paths.measured("counts"), metrics_bytes(counted))
         return counted["items"], 0
 
     def _write_sample(self) -> tuple[int, int]:
         """Writes what is measured on a sample, and returns of how many items it is."""
         paths = self._paths
-        if self._distances:
+        if self._measuring.distances:
             quantizer = load_tokenizer(paths.tokenizer_folder)
             sample = sample_items(paths.items, paths.embeddings, paths.catalog, quantizer)
             sampled = measure_sample(sample, quantizer)
@@ -253,9 +266,7 @@ class IndexItems(beam.PTransform):
       features: n-gram columns.
       shared: True under policy `none`, where items may have one SID.
       labelling: how nodes and items are labelled.
-      distances: whether distances between items are measured; see `carried_quality`.
-      leaves: layout of the parent's SIDs when items come from another ID space; then the quality
-        table says which codes they kept.
+      measuring: what the quality table says besides counts.
     """
 
     paths: IndexPaths
@@ -263,8 +274,7 @@ class IndexItems(beam.PTransform):
     features: FeatureSet
     shared: bool
     labelling: Labelling
-    distances: bool = True
-    leaves: SidLayout | None = None
+    measuring: Measuring
 
     @property
     def node_inputs(self) -> NodeInputs:
@@ -282,7 +292,7 @@ class IndexItems(beam.PTransform):
         # Two elements of about equal work: a runner shares elements out before it knows how long
         # they take.
         tree = ["tree"] if self.layout.hierarchical else []
-        few, many = (["sample"], [*tree]) if self.distances else (["sample", *tree], [])
+        few, many = (["sample"], [*tree]) if self.measuring.distances else (["sample", *tree], [])
         tasks = [" ".join(few), " ".join([*many, "ngrams", "counts"])]
         spread = root | "Tasks" >> beam.Create(tasks).with_output_types(str)
         index = _Index(self)

@@ -38,6 +38,15 @@ def items_name(path: str) -> str:
     return files.base_name(path).removesuffix(SUFFIX).removesuffix(".parquet") + ".parquet"
 
 
+def items_in_order(*folders: str) -> tuple[str, ...]:
+    """Returns the paths of `items` rows by part, in SID order.
+
+    Of a part that several folders have, that of the last one counts.
+    """
+    paths = {items_name(path): path for folder in folders for path in files.list_files(folder)}
+    return tuple(paths[name] for name in sorted(paths))
+
+
 def read_range(paths: Sequence[str], bounds: tuple[int, int], schema: pa.Schema) -> pa.RecordBatch:
     """Reads the rows of Parquet files whose `sid` lies in an inclusive range.
 

@@ -289,7 +289,7 @@ def test_the_pointer_and_manifest_are_checked_when_read(copied, vector_root, cap
     assert "damaged" in refused()[1]
     manifest.unlink()
     assert "no complete generation" in refused()[1]
-    manifest.write_bytes(kept.replace(b'"schema_version": 1', b'"schema_version": 99'))
+    manifest.write_bytes(kept.replace(b'"schema_version": 2', b'"schema_version": 99'))
     assert "schema version 99" in refused()[1]
     manifest.write_bytes(kept)
     (root / "CURRENT").write_text("{}")
