@@ -227,7 +227,8 @@ class _IndexDelta(beam.DoFn):
         for path in self._paths.items:
             table = files.read_table(path)
             if self._layout.hierarchical:
-                table = label_items(table, nodes, self._layout, every_row=False) or table
+                labelled = label_items(table, nodes, self._layout, every_row=False)
+                table = table if labelled is None else labelled
             target = files.join(self._paths.generation_folder, "items", items_name(path))
             files.write_table(target, table.schema, table.combine_chunks().to_batches())
 

@@ -245,9 +245,10 @@ class _WriteItems(beam.DoFn):
         if self._layout.hierarchical:
             labelled = label_items(table, sorted(nodes), self._layout, self._every_row)
         target = files.join(self._folder, items_name(path))
-        if labelled is None and path == target:
+        if labelled is not None:
+            table = labelled
+        elif path == target:
             return
-        table = labelled or table
         files.write_table(target, table.schema, table.combine_chunks().to_batches())
         self._meter.done(started, table.num_rows, table.nbytes)
         yield target
@@ -291,9 +292,10 @@ class IndexItems(beam.PTransform):
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[str]:
         # Two elements of about equal work: a runner shares elements out before it knows how long
         # they take.
-        tree = ["tree"] if self.layout.hierarchical else []
-        few, many = (["sample"], [*tree]) if self.measuring.distances else (["sample", *tree], [])
-        tasks = [" ".join(few), " ".join([*many, "ngrams", "counts"])]
+        tree = "tree" if self.layout.hierarchical else ""
+        tasks = ["sample", f"{tree} ngrams counts"]
+        if not self.measuring.distances:
+            tasks = ["sample ngrams", f"{tree} counts"]
         spread = root | "Tasks" >> beam.Create(tasks).with_output_types(str)
         index = _Index(self)
         paths, labelling = self.paths, self.labelling
