@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.root import Root
 from pipelines.settings import parse_settings
-from schemas.manifest import Current
+from schemas.manifest import LAYOUT_VERSION, SCHEMA_VERSION, Current
 from tests.pipelines import jobs
 
 FIX = "publish a new ID space with `semid tokenize --tokenizer ID`, or take a new --root"
@@ -78,7 +78,8 @@ def test_another_format_version_names_both_and_the_way_out(
     for command in ("tokenize", "fit"):
         code, said = refused(command)
         assert code == 5
-        assert f"{key} version {version}, this semid reads 1" in said and fix in said
+        ours = {"schema": SCHEMA_VERSION, "layout": LAYOUT_VERSION}[key]
+        assert f"{key} version {version}, this semid reads {ours}" in said and fix in said
     assert jobs.command(root.parent, "verify", "--root", str(root)) == 5
 
 

@@ -87,7 +87,7 @@ def test_a_value_of_another_type_is_named(key, value):
 @pytest.mark.parametrize(("version", "fix"), [(9, "a later one"), (0, "a new --root")])
 def test_another_version_is_named_with_the_way_out(key, version, fix):
     other = json.loads(manifest().to_json()) | {f"{key}_version": version}
-    message = f"has {key} version {version}, this semid reads 1: .*{fix}"
+    message = f"has {key} version {version}, this semid reads [12]: .*{fix}"
     with pytest.raises(SchemaVersionError, match=message):
         Manifest.from_json(json.dumps(other).encode())
 
