@@ -115,6 +115,19 @@ def test_shuffles_are_the_ones_that_the_design_knows(templates):
     }
 
 
+def test_what_moves_many_rows_flattens_nothing(templates):
+    """A runner on one machine would shuffle it once more."""
+    flattened = {
+        link: [
+            transform.unique_name
+            for transform in template.pipeline.components.transforms.values()
+            if transform.spec.urn == primitives.FLATTEN.urn
+        ]
+        for link, template in templates.items()
+    }
+    assert not flattened["read"] + flattened["place"]
+
+
 def test_no_batch_is_pickled_anywhere(templates):
     pickled, batches = set(), 0
     for template in templates.values():
