@@ -230,9 +230,10 @@ def count_windows(
         packed = np.zeros(len(codes), np.uint64)
         for offset, size in enumerate(sizes):
             packed = packed * np.uint64(size) + codes[:, column.start + offset].astype(np.uint64)
-        if column.start > 0 and not few:
-            packed.sort()  # prefixes are in order as they come
-        new, new_counts = _count_few(packed) if few else _count_ordered(packed)
+        if few:
+            new, new_counts = _count_few(packed)
+        else:  # prefixes are in order as they come
+            new, new_counts = _count_ordered(np.sort(packed) if column.start else packed)
         numbers, counts = _add_up(numbers, counts, new, new_counts)
         if column.start == 0 and len(numbers) > 1:  # the last one may go on in the next chunk
             yield _describe(numbers[:-1], counts[:-1], codebook_sizes, feature, position)

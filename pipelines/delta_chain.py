@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from schemas.tables import (
     reserved_schema,
 )
 from semid_transforms import files
-from semid_transforms.carried_quality import CHANGES
+from semid_transforms.carried_quality import read_carried
 from semid_transforms.catalog import has_categories
 from semid_transforms.delta_indexing import DeltaPaths, IndexDelta, ParentNodes
 from semid_transforms.delta_placing import PlaceDelta, delta_name
@@ -297,7 +296,8 @@ class DeltaChain:
     ) -> None:
         """Carries the quality table over: placements brought up to date, drift measured anew."""
         run = self._run
-        metrics = json.loads(files.read_bytes(files.join(self._parent_folder, "metrics.json")))
+        before = files.join(self._parent_folder, "metrics.json")
+        metrics = read_carried(before, read["changed"])
         written = [files.read_table(path, ["placement"])["placement"] for path in self._placed()]
         added = Counter(name for column in written for name in column.to_pylist())
         placements = {
@@ -307,10 +307,8 @@ class DeltaChain:
         metrics |= {
             "items": sum(placements.values()),
             "placements": placements,
-            CHANGES: metrics[CHANGES] + read["changed"],
             "drift": self._chain.measure_drift(fit["tokenizer_id"]),
         }
-        metrics.pop("kept", None)  # of the step to the generation before
         files.write_bytes(run.output("metrics.json"), metrics_bytes(metrics))
 
     def _features(self) -> FeatureSet:

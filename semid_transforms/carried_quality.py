@@ -23,33 +23,43 @@ COUNTED = "counted_generation"
 CHANGES = "changed_since_measured"
 """Key of how many items have come, gone or changed since distances were measured."""
 
-_OF_ONE_STEP = ("drift", "kept", "definitions")
-
 
 def measured_now(generation: str) -> dict[str, Any]:
     """Returns what a quality table says of distances that a run measures."""
     return {MEASURED: generation, CHANGES: 0}
 
 
+def read_carried(metrics_path: str, changes: int) -> dict[str, Any]:
+    """Returns a generation's quality table as it goes on to the next.
+
+    Args:
+      metrics_path: of the table, a generation's `metrics.json`.
+      changes: items that have come, gone or changed since.
+
+    Returns:
+      The table without what it said of the step to the generation before it.
+    """
+    table = json.loads(files.read_bytes(metrics_path))
+    table.pop("kept", None)
+    return table | {CHANGES: table[CHANGES] + changes}
+
+
 def carry_distances(
     metrics_path: str, changes: int, max_stale_share: float
 ) -> dict[str, Any] | None:
-    """Returns what a generation keeps of the quality table before it.
+    """Returns what a generation that counts all its items keeps of the quality table before it.
 
     Args:
-      metrics_path: of that table, a generation's `metrics.json`.
-      changes: items that have come, gone or changed since.
+      metrics_path: see `read_carried`.
+      changes: see `read_carried`.
       max_stale_share: of the items counted then, the most changes since distances were measured.
 
     Returns:
-      The table without what belongs to one generation alone; None when distances are to be
-      measured.
+      The table without category agreement; None when distances are to be measured.
     """
-    previous = json.loads(files.read_bytes(metrics_path))
-    changes += previous[CHANGES]
-    if changes > max_stale_share * previous["items"]:
+    table = read_carried(metrics_path, changes)
+    if table[CHANGES] > max_stale_share * table["items"]:
         return None
-    kept = {name: value for name, value in previous.items() if name not in _OF_ONE_STEP}
     for when in ("before", "after"):
-        kept[when] = {name: v for name, v in previous[when].items() if name not in AGREEMENT}
-    return kept | {CHANGES: changes}
+        table[when] = {name: v for name, v in table[when].items() if name not in AGREEMENT}
+    return table

@@ -23,8 +23,7 @@ from semid_transforms import files
 from semid_transforms.catalog import read_column
 from semid_transforms.features import FeatureColumns, FeatureSet
 from semid_transforms.naming import NAMED, NAMES, count_names, row_names
-from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
-from semid_transforms.shard_plan import items_name
+from semid_transforms.nodes import NodeInputs, nodes_name, write_items, write_nodes
 
 _COLUMNS = ["item_id", "sid", "codes", "quantization_error"]
 
@@ -188,7 +187,15 @@ class _IndexDelta(beam.DoFn):
         self._parent = index.parent
 
     def process(self, task: str) -> Iterator[str]:
-        paths, layout = self._paths, self._layout
+        if task == "items":
+            self._write_items([])
+        else:
+            self._write_difference(task)
+        yield task
+
+    def _write_difference(self, task: str) -> None:
+        """Writes what came and went in the trie, the nodes or the n-grams."""
+        paths = self._paths
         written = pa.concat_tables(files.read_table(path, _COLUMNS) for path in paths.items)
         tables = [files.read_table(path, _COLUMNS) for path in paths.dropped]
         dropped = pa.concat_tables([written.schema.empty_table(), *tables])
@@ -198,16 +205,13 @@ class _IndexDelta(beam.DoFn):
             self._merge_trie(added["sid"].to_numpy(), removed["sid"].to_numpy())
         elif task == "nodes":
             self._write_nodes(added, removed)
-        elif task == "items":
-            self._write_items([])
         else:
-            features = self._features.load(layout.codebook_sizes)
+            features = self._features.load(self._layout.codebook_sizes)
             batches = (
                 *vocabulary_differences(added, features, 1),
                 *vocabulary_differences(removed, features, -1),
             )
             self._write("ngrams", NGRAMS, batches)
-        yield task
 
     def _write_nodes(self, added: pa.Table, removed: pa.Table) -> None:
         """Writes what nodes gained and lost, and the given items with the labels on their path."""
@@ -224,13 +228,9 @@ class _IndexDelta(beam.DoFn):
 
     def _write_items(self, nodes: Sequence[str]) -> None:
         """Writes the given items, with the labels of the nodes on their path."""
+        folder = files.join(self._paths.generation_folder, "items")
         for path in self._paths.items:
-            table = files.read_table(path)
-            if self._layout.hierarchical:
-                labelled = label_items(table, nodes, self._layout, every_row=False)
-                table = table if labelled is None else labelled
-            target = files.join(self._paths.generation_folder, "items", items_name(path))
-            files.write_table(target, table.schema, table.combine_chunks().to_batches())
+            write_items(path, folder, nodes, self._layout, every_row=False)
 
     def _merge_trie(self, added: np.ndarray, removed: np.ndarray) -> None:
         before, after = (

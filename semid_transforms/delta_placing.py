@@ -23,7 +23,7 @@ from semid_transforms.placing import PlaceInput, PlaceItems, SettleRows, read_se
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.routing import empty_batch, gather
 from semid_transforms.shard_placement import ParentShard, PlacedShard, place_rows
-from semid_transforms.shard_plan import DELTA_PREFIX, PartIndex, placed_name
+from semid_transforms.shard_plan import DELTA_PREFIX, PartIndex
 from semid_transforms.shard_roles import PLACE, touched_range
 
 TABLES = ("items", "reserved", "changes")
@@ -120,10 +120,7 @@ class _WriteDelta(beam.DoFn):
         if table != "changes":
             keys.insert(0, ("sid", "ascending"))
         rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
-        name = delta_name(self._generation, part)
-        path = files.join(self._folders.generation, table, name)
-        if table == "items":
-            path = files.join(self._folders.placed, placed_name(name))
+        path = self._folders.part(table, delta_name(self._generation, part))
         files.write_table(path, self._schemas[table], [rows])
         yield path
 

@@ -31,9 +31,7 @@ def item_hashes(item_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return hashes
 
 
-def blake2b_digests(
-    contents: Iterable[bytes | memoryview], size: int, person: bytes = b""
-) -> np.ndarray:
+def blake2b_digests(contents: Iterable[bytes | memoryview], size: int, person: bytes) -> np.ndarray:
     """Returns the (N, size) uint8 BLAKE2b digests of N contents, personalised."""
     # A copy of a fresh state takes half as long as a new one.
     fresh = hashlib.blake2b(digest_size=size, person=person).copy

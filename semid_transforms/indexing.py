@@ -32,7 +32,7 @@ from semid_transforms.measuring import (
 )
 from semid_transforms.metering import Meter
 from semid_transforms.naming import NameRows
-from semid_transforms.nodes import NodeInputs, label_items, nodes_name, write_nodes
+from semid_transforms.nodes import NodeInputs, nodes_name, write_items, write_nodes
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.shard_plan import items_name
 
@@ -159,8 +159,8 @@ class Measuring:
         codes they kept.
     """
 
-    distances: bool = True
-    leaves: SidLayout | None = None
+    distances: bool
+    leaves: SidLayout | None
 
 
 class _Index(beam.DoFn):
@@ -240,18 +240,10 @@ class _WriteItems(beam.DoFn):
     def process(self, element: tuple[int, str], nodes: Sequence[str] = ()) -> Iterator[str]:
         _, path = element
         started = self._meter.start()
-        table = files.read_table(path)
-        labelled = None
-        if self._layout.hierarchical:
-            labelled = label_items(table, sorted(nodes), self._layout, self._every_row)
-        target = files.join(self._folder, items_name(path))
-        if labelled is not None:
-            table = labelled
-        elif path == target:
-            return
-        files.write_table(target, table.schema, table.combine_chunks().to_batches())
-        self._meter.done(started, table.num_rows, table.nbytes)
-        yield target
+        written = write_items(path, self._folder, sorted(nodes), self._layout, self._every_row)
+        if written is not None:
+            self._meter.done(started, written.num_rows, written.nbytes)
+            yield items_name(path)
 
 
 @dataclasses.dataclass
@@ -259,7 +251,7 @@ class IndexItems(beam.PTransform):
     """Builds trie, nodes and labels, the n-gram vocabulary, and the quality table, side by side.
 
     Codes of parallel codebooks have no prefixes, so there is no trie, no node and no label of them.
-    Returns the `items` parts it wrote.
+    Returns the names of the `items` parts it wrote.
 
     Attributes:
       paths: where it reads and writes.

@@ -175,7 +175,7 @@ def measure_sample(sample: Sample, quantizer: Quantizer) -> dict[str, Any]:
 
 
 def measure_agreement(
-    items: Sequence[str], catalog: Sequence[str], layout: SidLayout, sample_rows: int = SAMPLE_ROWS
+    items: Sequence[str], catalog: Sequence[str], layout: SidLayout
 ) -> dict[str, Any]:
     """Measures category agreement on the same sample, the only figure that needs no embedding.
 
@@ -183,12 +183,11 @@ def measure_agreement(
       items: paths of `items` parts.
       catalog: paths of `catalog` parts.
       layout: of the SIDs.
-      sample_rows: most items to take.
 
     Returns:
       A part of the quality table, see `quality_table`.
     """
-    rows = _sample_rows(items, sample_rows)
+    rows = _sample_rows(items, SAMPLE_ROWS)
     categories = read_categories(rows["item_id"], catalog)
     paths = [] if categories is None else categories.to_pylist()
     before, after = (

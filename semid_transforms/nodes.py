@@ -23,6 +23,7 @@ from schemas.arrays import list_from_matrix
 from schemas.tables import nodes_schema
 from semid_transforms import files
 from semid_transforms.naming import PATH_SEPARATOR, without_labels
+from semid_transforms.shard_plan import items_name
 
 _GROUP_ROWS = 1 << 16
 """Rows of a row group of `nodes`: what is read to look one label up."""
@@ -324,3 +325,31 @@ def label_items(
     if column.equals(pa.concat_arrays(items["path_labels"].chunks)):
         return None
     return items.set_column(place, items.schema.field(place), column)
+
+
+def write_items(
+    path: str, folder: str, nodes: Sequence[str], layout: SidLayout, every_row: bool
+) -> pa.Table | None:
+    """Writes rows of `items` as their part, with labels where they had none.
+
+    Codes of parallel codebooks have no nodes, so their rows stay as they are.
+
+    Args:
+      path: of a part, or of rows that wait for their labels.
+      folder: of the generation's `items`.
+      nodes: `nodes` parts, see `find_labels`.
+      layout: of the SIDs.
+      every_row: label rows that have labels too.
+
+    Returns:
+      The rows, None when the part is there as it should be.
+    """
+    items = files.read_table(path)
+    labelled = label_items(items, nodes, layout, every_row) if layout.hierarchical else None
+    target = files.join(folder, items_name(path))
+    if labelled is not None:
+        items = labelled
+    elif path == target:
+        return None
+    files.write_table(target, items.schema, items.combine_chunks().to_batches())
+    return items

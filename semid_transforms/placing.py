@@ -80,6 +80,12 @@ class PlaceFolders:
     embeddings: str
     latents: str
 
+    def part(self, table: str, name: str) -> str:
+        """Where a part of a table is written: rows of `items` first wait for their labels."""
+        if table == "items":
+            return files.join(self.placed, placed_name(name))
+        return files.join(self.generation, table, name)
+
 
 class _RouteBySid(Router):
     """Reads coded rows and retired items and cuts them by the SID range they belong to."""
@@ -242,15 +248,11 @@ class _PlaceShard(beam.DoFn):
             self._stamp,
             self._columns,
         )
-        part = part_name(shard)
-        waiting = files.join(self._folders.placed, placed_name(part))
-        files.write_table(waiting, schemas.pop("items"), [placed.items])
         for table, schema in schemas.items():
             batch: pa.RecordBatch = getattr(placed, table)
-            if batch.num_rows:
-                files.write_table(
-                    files.join(self._folders.generation, table, part), schema, [batch]
-                )
+            if batch.num_rows or table == "items":
+                path = self._folders.part(table, part_name(shard))
+                files.write_table(path, schema, [batch])
         beam.metrics.Metrics.counter("place", "rows-out").inc(placed.items.num_rows)
         self._meter.done(started, placed.items.num_rows, placed.items.nbytes)
         yield shard

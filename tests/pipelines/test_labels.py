@@ -66,11 +66,11 @@ def test_everything_is_labelled_anew_when_every_part_is_written(tmp_path):
 
 
 def test_a_killed_index_link_labels_as_an_undisturbed_one(tmp_path, monkeypatch):
-    from semid_transforms import indexing
+    from semid_transforms import nodes
 
     catalog = jobs.write_rows(tmp_path / "c.parquet", rows_of(range(200)))
     jobs.run(catalog, tmp_path / "calm", SMALL)
-    whole, calls = indexing.label_items, []
+    whole, calls = nodes.label_items, []
 
     def dies_after_some(*arguments):
         calls.append(arguments)
@@ -78,7 +78,7 @@ def test_a_killed_index_link_labels_as_an_undisturbed_one(tmp_path, monkeypatch)
             raise OSError("the power went out")
         return whole(*arguments)
 
-    monkeypatch.setattr(indexing, "label_items", dies_after_some)
+    monkeypatch.setattr(nodes, "label_items", dies_after_some)
     with pytest.raises(Exception, match="power went out"):
         jobs.run(catalog, tmp_path / "killed", SMALL)
     jobs.run(catalog, tmp_path / "killed", SMALL)
