@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from models.cores import usable_cores
 from pipelines.errors import UsageError
 from pipelines.local_runner import local_runner
+from pipelines.parsed_options import ParsedOptions
 from pipelines.worker_processes import (
     THREAD_VARIABLES,
     count_workers,
@@ -57,7 +58,7 @@ def build_options(arguments: Sequence[str]) -> PipelineOptions:
     Without `--runner` it is the in-process runner, and without a word on its workers they are
     processes of this machine, 0 of them: as many as cores and work allow, see `settle_workers`.
     """
-    options = PipelineOptions(list(arguments))
+    options = ParsedOptions(list(arguments))
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = IN_PROCESS
@@ -185,7 +186,7 @@ def single_process(options: PipelineOptions) -> PipelineOptions:
     """
     if not is_in_process(options):
         return options
-    alone = PipelineOptions.from_dictionary(options.get_all_options(drop_default=True))
+    alone = ParsedOptions.from_dictionary(options.get_all_options(drop_default=True))
     direct = alone.view_as(DirectOptions)
     direct.direct_num_workers = 1
     direct.direct_running_mode = "in_memory"

@@ -57,6 +57,7 @@ def define_read(
             catalog_folder=catalog_folder or run.output("catalog"),
             num_shards=num_shards,
             sid_type=pa.from_numpy_dtype(layout.dtype),
+            sources=tuple(source.path for source in reader.sources),
             leaving=leaving,
         )
     )

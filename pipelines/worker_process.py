@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import FNAPI_RUNNER_CAPABILITIES
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
@@ -48,8 +47,6 @@ def start_harness(
         except BaseException:
             traceback.print_exc()
             failed()
-        finally:
-            pa.default_memory_pool().release_unused()
 
     thread = threading.Thread(target=serve, name=f"serve-{worker_id}", daemon=True)
     thread.start()

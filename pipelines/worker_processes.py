@@ -227,11 +227,10 @@ class WorkerProcesses:
             return
         for worker in self._workers:
             worker.close()
-        try:
-            self._process.wait(_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        impatient = threading.Timer(_PATIENCE_SECONDS, self._process.kill)
+        impatient.start()
+        self._process.wait()  # with a timeout it would look, sleep and look again
+        impatient.cancel()
         for file in self.shuffled:
             file.close()
 

@@ -1,4 +1,4 @@
-"""The one place where Arrow list columns become numpy matrices and back.
+"""The one place where Arrow columns become numpy arrays and back.
 
 `FixedSizeListArray.flatten()` drops null rows and `.values` ignores slice offsets, so every
 conversion goes through here and is checked.
@@ -88,6 +88,23 @@ def bytes_from_fixed_binary(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
         return np.empty((0, width), np.uint8)
     flat = np.frombuffer(buffer, np.uint8, count=(array.offset + len(array)) * width)
     return flat[array.offset * width :].reshape(len(array), width)
+
+
+def utf8_bytes(column: pa.Array) -> np.ndarray:
+    """Returns the bytes of all values of a string column, one after the other, as (n,) uint8.
+
+    What a null row hides is among them.
+
+    Raises:
+      ValueError: the column is of another type.
+    """
+    if column.type != pa.string():
+        raise ValueError(f"expected a string column, got {column.type}")
+    _, offsets, data = column.buffers()
+    if data is None or len(column) == 0:
+        return np.empty(0, np.uint8)
+    bounds = np.frombuffer(offsets, np.int32)[[column.offset, column.offset + len(column)]]
+    return np.frombuffer(data, np.uint8)[bounds[0] : bounds[1]]
 
 
 def keys_from_fixed_binary(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

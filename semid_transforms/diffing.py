@@ -63,7 +63,10 @@ class Diff:
 
 
 def diff_items(
-    parsed: pa.RecordBatch, parent: pa.RecordBatch, leaving: Leaving | None = None
+    parsed: pa.RecordBatch,
+    parent: pa.RecordBatch,
+    sources: Sequence[str],
+    leaving: Leaving | None = None,
 ) -> Diff:
     """Deduplicates the rows of one shard and joins them with the parent generation.
 
@@ -74,15 +77,18 @@ def diff_items(
     Args:
       parsed: `PARSED`, every row whose item id belongs to the shard.
       parent: `parent_schema`, every item of the parent generation in the shard.
+      sources: paths of the catalog's files, in the order of their numbers.
       leaving: set when a new ID space begins: then every live item needs an embedding and codes.
     """
     order = _preference(parsed)
     rows = parsed.take(order)
+    paths = pa.array(sources, pa.string())
     item_ids = rows["item_id"]
     first = _run_starts(item_ids)
     kept = rows if first.all() else rows.filter(pa.array(first))
     again = np.flatnonzero(~first)
     keeper = np.flatnonzero(first)[np.cumsum(first)[again] - 1]
+    kept = _set_source(kept, paths.take(kept["source"]))
     hashes = rows["content_hash"]
     same = _equal(hashes.take(pa.array(again)), hashes.take(pa.array(keeper)))
 
@@ -94,9 +100,14 @@ def diff_items(
         catalog=kept.select(CATALOG.names).cast(CATALOG),
         changed=_changed(kept, parent, previous, leaving),
         retired=parent.filter(pa.array(gone)).sort_by("item_id"),
-        rejects=_reject_losers(rows, again[~same], keeper[~same]),
-        counts=_count(rows, first, again[same]),
+        rejects=_reject_losers(rows, again[~same], keeper[~same], paths),
+        counts=_count(rows, first, again[same], paths),
     )
+
+
+def _set_source(rows: pa.RecordBatch, source: pa.Array) -> pa.RecordBatch:
+    place = rows.schema.get_field_index("source")
+    return rows.set_column(place, pa.field("source", source.type, nullable=False), source)
 
 
 def find_changed(kept: pa.RecordBatch, parent: pa.RecordBatch) -> pa.RecordBatch:
@@ -193,9 +204,13 @@ def _equal(left: pa.Array, right: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.equal(left, right), False).to_numpy(zero_copy_only=False)
 
 
-def _reject_losers(rows: pa.RecordBatch, lost: np.ndarray, kept: np.ndarray) -> pa.RecordBatch:
-    losers = rows.take(pa.array(lost)).to_pylist()
-    winners = rows.take(pa.array(kept)).to_pylist()
+def _reject_losers(
+    rows: pa.RecordBatch, lost: np.ndarray, kept: np.ndarray, paths: pa.Array
+) -> pa.RecordBatch:
+    losers, winners = (
+        _set_source(some, paths.take(some["source"])).to_pylist()
+        for some in (rows.take(pa.array(lost)), rows.take(pa.array(kept)))
+    )
     details, payloads = [], []
     for loser, winner in zip(losers, winners, strict=True):
         details.append(
@@ -218,7 +233,9 @@ def _reject_losers(rows: pa.RecordBatch, lost: np.ndarray, kept: np.ndarray) -> 
     )
 
 
-def _count(rows: pa.RecordBatch, first: np.ndarray, duplicates: np.ndarray) -> pa.RecordBatch:
+def _count(
+    rows: pa.RecordBatch, first: np.ndarray, duplicates: np.ndarray, paths: pa.Array
+) -> pa.RecordBatch:
     duplicate = np.zeros(len(first), np.int64)
     duplicate[duplicates] = 1
     columns = {
@@ -232,7 +249,7 @@ def _count(rows: pa.RecordBatch, first: np.ndarray, duplicates: np.ndarray) -> p
     sums = sums.sort_by("source").combine_chunks()
     return pa.RecordBatch.from_arrays(
         [
-            sums["source"].combine_chunks(),
+            paths.take(sums["source"].combine_chunks()),
             pa.array([0] * sums.num_rows, pa.int64()),
             *(sums[f"{name}_sum"].combine_chunks() for name in names),
         ],
@@ -291,12 +308,14 @@ class _DiffShard(beam.DoFn):
         catalog_folder: str,
         num_shards: int,
         sid_type: pa.DataType,
+        sources: Sequence[str],
         leaving: Leaving | None,
     ):
         self._folder = folder
         self._catalog_folder = catalog_folder
         self._num_shards = num_shards
         self._sid_type = sid_type
+        self._sources = sources
         self._leaving = leaving
         self._meter = Meter("diff", "shard")
 
@@ -308,7 +327,9 @@ class _DiffShard(beam.DoFn):
         parent: list[pa.RecordBatch] = []
         for rows in batches:
             (parent if rows.schema.names == schema.names else parsed).append(rows)
-        diff = diff_items(gather(parsed, PARSED), gather(parent, schema), self._leaving)
+        diff = diff_items(
+            gather(parsed, PARSED), gather(parent, schema), self._sources, self._leaving
+        )
         part = catalog_part(shard, self._num_shards)
         path = files.join(self._catalog_folder, part)
         files.write_table(path, CATALOG, [diff.catalog], CATALOG_GROUP_ROWS)
@@ -336,6 +357,7 @@ class DiffItems(beam.PTransform):
     catalog_folder: str
     num_shards: int
     sid_type: pa.DataType
+    sources: tuple[str, ...]
     leaving: Leaving | None = None
 
     def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[int]:
@@ -353,6 +375,7 @@ class DiffItems(beam.PTransform):
                     self.catalog_folder,
                     self.num_shards,
                     self.sid_type,
+                    self.sources,
                     self.leaving,
                 )
             ).with_output_types(int)

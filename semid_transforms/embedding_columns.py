@@ -22,6 +22,7 @@ from semid_transforms.sources import SourceSplit, file_columns, list_splits
 DEFAULT_COLUMN = "embedding"
 
 _SEARCHED_ROWS = 100_000
+_SEARCHED_AT_ONCE = 256
 _BLOCK_VALUES = 1 << 16  # 512 KB as float64
 _LEAST_SQUARES = 1e-30
 """Rows whose squared length in float32 is below, or not finite, are looked at in float64."""
@@ -267,6 +268,9 @@ def _find_required(
         return None
     columns = mapped or [DEFAULT_COLUMN]
     fields = vector_fields(columns)
+    few = dataclasses.replace(
+        shard_config, batch_rows=min(shard_config.batch_rows, _SEARCHED_AT_ONCE)
+    )
     seen = 0
     present = mapped is not None
     for split in list_splits(sources, shard_config.split_bytes):
@@ -275,7 +279,7 @@ def _find_required(
             if names is not None and DEFAULT_COLUMN not in names:
                 return None
             present = names is not None
-        for rows in read_rows(split, fields, input_config, shard_config):
+        for rows in read_rows(split, fields, input_config, few):
             lengths = [rows.fields.column(i).value_lengths() for i in range(len(fields))]
             present = present or bool(rows.problems) or lengths[0].null_count < len(lengths[0])
             widths = np.array([array.fill_null(0).to_numpy() for array in lengths])

@@ -56,6 +56,7 @@ class SourceSplit:
       path: of the file, as Beam names it.
       format: how its rows are written.
       compressed: the file is gzip.
+      source: number of the file among those of the catalog, from 0.
       number: of the split in its file, from 0.
       start: first Parquet row group, or the byte where a JSON Lines range begins. A line belongs
         to the range that holds its first byte.
@@ -65,6 +66,7 @@ class SourceSplit:
     path: str
     format: Format
     compressed: bool = False
+    source: int = 0
     number: int = 0
     start: int = 0
     stop: int | None = None
@@ -84,9 +86,9 @@ def list_splits(sources: Sequence[SourceFile], split_bytes: int) -> list[SourceS
       ValueError: a file's ending is not one semid reads; the message names it.
     """
     splits = []
-    for source in sources:
+    for place, source in enumerate(sources):
         format_, compressed = format_of(source.path)
-        whole = SourceSplit(source.path, format_, compressed)
+        whole = SourceSplit(source.path, format_, compressed, place)
         if compressed or source.bytes <= split_bytes or format_ is Format.CSV:
             splits.append(whole)
         elif format_ is Format.JSON_LINES:

@@ -127,7 +127,7 @@ def validate(
             fields.column("popularity").take(kept),
             fields.column("updated_at").take(kept),
             hashes,
-            pa.repeat(pa.scalar(split.path), len(kept)),
+            pa.repeat(pa.scalar(split.source, pa.int32()), len(kept)),
             pa.repeat(pa.scalar(split.number, pa.int64()), len(kept)),
             pa.array(rows.numbers[valid]),
         ],

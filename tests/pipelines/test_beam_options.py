@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import ClassVar
 
@@ -111,6 +112,25 @@ def test_threads_are_shared_while_a_pipeline_runs_and_given_back(
     assert seen == [(2, "2")]
     assert torch.get_num_threads() == before
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_options_are_parsed_once_and_stay_one_set() -> None:
+    options = build_options(["--direct_num_workers=2", "--job_name=nightly"])
+    view = options.view_as(DirectOptions)
+    assert options.view_as(DirectOptions) is view
+    view.direct_num_workers = 3
+    assert options.get_all_options()["direct_num_workers"] == 3
+    again = copy.deepcopy(options)
+    again.view_as(DirectOptions).direct_num_workers = 4
+    assert view.direct_num_workers == 3
+    assert again.view_as(GoogleCloudOptions).job_name == "nightly"
+
+
+def test_what_is_pickled_does_not_hold_whom_a_job_was_submitted_as() -> None:
+    options = build_options(["--impersonate_service_account=somebody"])
+    assert options.view_as(GoogleCloudOptions).impersonate_service_account == "somebody"
+    assert b"somebody" not in repr(options.__getstate__()["_all_options"]).encode()
+    assert not any(isinstance(value, PipelineOptions) for value in vars(options).values())
 
 
 def test_links_ask_dataflow_for_machines_and_no_other_runner() -> None:

@@ -12,6 +12,7 @@ from schemas.arrays import (
     list_from_matrix,
     mask_from_bool,
     matrix_from_list,
+    utf8_bytes,
 )
 
 ROWS = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]
@@ -107,3 +108,15 @@ def test_a_null_in_a_mask_is_false():
         *(False, True, False, False, True),
         False,
     ]
+
+
+@given(st.lists(st.none() | st.text(max_size=3), max_size=6), st.integers(0, 6), st.integers(0, 6))
+def test_the_bytes_of_strings_are_those_that_show(texts, start, length):
+    column = pa.array(texts, pa.string()).slice(start, length)
+    shown = "".join(text for text in column.to_pylist() if text)
+    assert utf8_bytes(column).tobytes() == shown.encode()
+
+
+def test_only_strings_have_utf8_bytes():
+    with pytest.raises(ValueError, match="expected a string column, got large_string"):
+        utf8_bytes(pa.array(["a"], pa.large_string()))

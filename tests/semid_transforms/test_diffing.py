@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import CATALOG, PARSED, changed_schema, parent_schema
-from semid_transforms.diffing import Leaving, diff_items
+from semid_transforms import diffing
+from semid_transforms.diffing import Leaving
 
 SIDS = pa.int64()
+FILES = ("file-0", "file-1", "file-2")
 
 
 def parsed(*rows):
@@ -22,7 +24,7 @@ def parsed(*rows):
                 "title": content.title(),
                 "updated_at": None if day is None else day * 86_400_000_000,
                 "content_hash": content.encode().ljust(16, b"."),
-                "source": f"file-{number % 3}",
+                "source": number % 3,
                 "split": 0,
                 "row": number,
             }
@@ -47,6 +49,10 @@ def parent(*rows):
         ],
         parent_schema(SIDS),
     )
+
+
+def diff_items(parsed_rows, parent_rows, leaving=None):
+    return diffing.diff_items(parsed_rows, parent_rows, FILES, leaving)
 
 
 def changes(diff):
@@ -104,6 +110,7 @@ def test_the_newest_row_is_kept_and_the_losers_are_named():
     )
     assert diff.catalog["title"].to_pylist() == ["New"]
     assert diff.changed["row"].to_pylist() == [1]
+    assert diff.changed["source"].to_pylist() == diff.catalog["source"].to_pylist() == ["file-1"]
     rejects = diff.rejects.to_pylist()
     assert {row["reason"] for row in rejects} == {"duplicate_id"}
     assert sorted(row["detail"] for row in rejects) == [

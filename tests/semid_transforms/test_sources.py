@@ -50,10 +50,10 @@ def test_plain_json_lines_are_cut_at_bytes_and_others_are_not():
     sizes = [SourceFile(name, 2500, "1") for name in ("a.csv", "a.jsonl", "a.jsonl.gz")]
     assert list_splits(sizes, 1000) == [
         SourceSplit("a.csv", Format.CSV),
-        SourceSplit("a.jsonl", Format.JSON_LINES, False, 0, 0, 1000),
-        SourceSplit("a.jsonl", Format.JSON_LINES, False, 1, 1000, 2000),
-        SourceSplit("a.jsonl", Format.JSON_LINES, False, 2, 2000, 2500),
-        SourceSplit("a.jsonl.gz", Format.JSON_LINES, True),
+        SourceSplit("a.jsonl", Format.JSON_LINES, False, 1, 0, 0, 1000),
+        SourceSplit("a.jsonl", Format.JSON_LINES, False, 1, 1, 1000, 2000),
+        SourceSplit("a.jsonl", Format.JSON_LINES, False, 1, 2, 2000, 2500),
+        SourceSplit("a.jsonl.gz", Format.JSON_LINES, True, 2),
     ]
 
 

@@ -71,6 +71,19 @@ def test_sliced_columns_are_cleaned_as_what_they_show():
     assert clean(column).to_pylist() == ["x y", ""]
 
 
+@pytest.mark.parametrize(
+    "odd", ["a<b>", "a&amp;b", "a  b", "a\tb", "a\x7fb", "a\u00a0b", "e\u0301"]
+)
+def test_what_one_text_needs_is_seen_among_plain_ones(odd):
+    plain = ["plain text ", " plain", "~", ""]
+    assert clean(pa.array([*plain, odd, *plain])).to_pylist() == [
+        *(text.strip() for text in plain),
+        cleaned(odd),
+        *(text.strip() for text in plain),
+    ]
+    assert cleaned(odd) != odd
+
+
 def test_a_huge_text_passes_through():
     text = "<p>word &amp; word</p> " * 500_000
     assert cleaned(text) == ("word & word " * 500_000).strip()

@@ -20,7 +20,7 @@ from semid_transforms.validation import (
     validate,
 )
 
-SPLIT = SourceSplit("a.jsonl", Format.JSON_LINES, number=3)
+SPLIT = SourceSplit("a.jsonl", Format.JSON_LINES, source=5, number=3)
 
 
 def rows(values: list[dict], embedding=None, problems=None, refused=()) -> Rows:
