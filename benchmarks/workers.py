@@ -151,7 +151,6 @@ def _assign(folder: str, mode: str, workers: int) -> tuple[float, str]:
         origin_folder=f"{folder}/origin",
         codes_folder=f"{folder}/codes",
         latents_folder=f"{folder}/latents",
-        histogram_path=f"{folder}/histogram.parquet",
         tokenizer_folder=f"{folder}/tokenizer",
         layout=SidLayout.fitting(sizes, hierarchical=True),
     )
@@ -159,7 +158,7 @@ def _assign(folder: str, mode: str, workers: int) -> tuple[float, str]:
     options = build_options([f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"])
     files.remove_tree(assign.codes_folder)
     started = time.monotonic()
-    run_pipeline(options, lambda root: define_assign(root, parts, [], assign))
+    run_pipeline(options, lambda root: define_assign(root, parts, assign))
     seconds = time.monotonic() - started
     digest = hashlib.sha256()
     for path in files.list_files(assign.codes_folder):

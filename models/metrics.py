@@ -10,6 +10,7 @@ import numpy as np
 from models.neighbours import Geometry, Neighbours, unit_rows
 
 _BLOCK_ROWS = 4096
+_AGREEMENT_DEPTHS = 4
 
 AGREEMENT = ("category_agreement", "code_category_agreement")
 """What category agreement is called: of prefixes, and of the codes of parallel codebooks."""
@@ -176,26 +177,27 @@ def _equal_codes(codes: np.ndarray, neighbours: Neighbours) -> np.ndarray:
 
 
 def agreement(
-    codes: np.ndarray, paths: Sequence[Sequence[str] | None], hierarchical: bool = True
+    codes: np.ndarray, categories: np.ndarray, hierarchical: bool = True
 ) -> dict[str, list[dict[str, float | None]]]:
     """Measures category agreement at every depth, of at most four, and every prefix length.
 
-    Arguments are those of `quality`.
+    Args:
+      codes: (N, L) of the items.
+      categories: (N, D) from `number_categories`.
+      hierarchical: False for codes of parallel codebooks.
 
     Returns:
       What it calls the figures, and a row for each; nothing when no item has a category.
     """
-    if not any(paths):
+    if not categories.size:
         return {}
-    depths = min(4, max(len(path) for path in paths if path))
     unit, key = ("prefix", AGREEMENT[0]) if hierarchical else ("codebook", AGREEMENT[1])
     alike = (codes[:, :n] for n in range(1, codes.shape[1] + 1)) if hierarchical else codes.T
     groups = [group_by_value(keys) for keys in alike]
     return {
         key: [
             {"depth": depth, unit: n} | _agreement(group, category)
-            for depth in range(1, depths + 1)
-            for category in [_number_categories(paths, depth)]
+            for depth, category in enumerate(categories[:, :_AGREEMENT_DEPTHS].T, start=1)
             for n, group in enumerate(groups, start=1)
         ]
     }
@@ -213,15 +215,26 @@ def category_agreement(
       depth: categories compared.
       length: codes shared.
     """
-    return _agreement(group_by_value(codes[:, :length]), _number_categories(paths, depth))
+    categories = number_categories(paths)
+    deepest = min(depth, categories.shape[1])
+    category = categories[:, deepest - 1] if deepest else np.zeros(len(codes), np.int64)
+    return _agreement(group_by_value(codes[:, :length]), category)
 
 
-def _number_categories(paths: Sequence[Sequence[str] | None], depth: int) -> np.ndarray:
-    """Numbers the first categories of paths, in order of appearance."""
+def number_categories(paths: Sequence[Sequence[str] | None]) -> np.ndarray:
+    """Numbers the first 1..D categories of N paths, in order of appearance.
+
+    Returns:
+      (N, D) int64, D the length of the longest path; two rows are alike in column d - 1 where the
+      first d categories are. A shorter path counts whole, and no path is a category of its own.
+    """
     numbers: dict[tuple[str, ...], int] = {}
-    return np.array(
-        [numbers.setdefault(tuple((path or ())[:depth]), len(numbers)) for path in paths], np.int64
-    )
+    whole = [numbers.setdefault(tuple(path or ()), len(numbers)) for path in paths]
+    columns = []
+    for depth in range(1, max(map(len, numbers), default=0) + 1):
+        cut: dict[tuple[str, ...], int] = {}
+        columns.append([cut.setdefault(path[:depth], len(cut)) for path in numbers])
+    return np.array(columns, np.int64).reshape(len(columns), len(numbers)).T[whole]
 
 
 def _agreement(group: np.ndarray, category: np.ndarray) -> dict[str, float | None]:
@@ -291,7 +304,7 @@ def quality(
     if content_hashes is not None:
         document["collisions_floor"] = collisions(np.array(list(content_hashes), dtype=np.bytes_))
     if category_paths is not None:
-        document |= agreement(codes, category_paths, hierarchical)
+        document |= agreement(codes, number_categories(category_paths), hierarchical)
     document["definitions"] = DEFINITIONS
     return document
 

@@ -48,7 +48,7 @@ from semid_transforms.indexing import IndexItems, IndexPaths, Labelling, Measuri
 from semid_transforms.leftovers import remove_leftovers
 from semid_transforms.measuring import metrics_bytes
 from semid_transforms.placing import PlaceFolders, PlaceItems
-from semid_transforms.quantizing import AssignCodes, plan_shards
+from semid_transforms.quantizing import AssignCodes, WriteHistogram, plan_shards
 from semid_transforms.shard_plan import (
     ShardPlan,
     is_delta,
@@ -176,15 +176,16 @@ class Chain:
             return {"shards": manifest.shards, "replanned": False, "counters": {}}
         files.remove_tree(run.scratch("assign"))
         assign = self.assign_codes(fit["tokenizer_id"])
-        parent_items = self._ground_paths("items") if replan else []
+        path = run.scratch("assign", "histogram.parquet")
+        histogram = WriteHistogram(path, tuple(self._ground_paths("items")), layout)
         counters = run_pipeline(
             self._job.options("assign"),
-            lambda root: define_assign(root, embed["parts"], parent_items, assign),
+            lambda root: define_assign(root, embed["parts"], assign, histogram if replan else None),
         )
         if not replan:
             assert manifest is not None
             return {"shards": manifest.shards, "replanned": False, "counters": counters}
-        shards = plan_shards(assign.histogram_path, layout, math.ceil(live / per_shard))
+        shards = plan_shards(path, layout, math.ceil(live / per_shard))
         return {"shards": shards, "replanned": True, "counters": counters}
 
     def assign_codes(self, tokenizer_id: str) -> AssignCodes:
@@ -195,7 +196,6 @@ class Chain:
             origin_folder=run.scratch("origin"),
             codes_folder=run.scratch("assign", "codes"),
             latents_folder=run.scratch("assign", "latents"),
-            histogram_path=run.scratch("assign", "histogram.parquet"),
             tokenizer_folder=self._job.root.tokenizer_folder(tokenizer_id),
             layout=self._layout,
         )

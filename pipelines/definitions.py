@@ -22,7 +22,7 @@ from semid_transforms.lookup import DropRows, FindRows
 from semid_transforms.parent import ParentParts
 from semid_transforms.pieces import LearnPieces, PieceInputs
 from semid_transforms.placing import CODED, RETIRED, REWRITE, PlaceInput, PlaceItems
-from semid_transforms.quantizing import AssignCodes
+from semid_transforms.quantizing import AssignCodes, WriteHistogram
 from semid_transforms.reading import CatalogReader, ReadCatalog
 from semid_transforms.tables import ReadTables, WriteTable
 
@@ -119,16 +119,15 @@ def define_fit(root: beam.Pipeline, embedding_paths: Sequence[str], fit: FitToke
 
 
 def define_assign(
-    root: beam.Pipeline, parts: Sequence[str], parent_items: Sequence[str], assign: AssignCodes
+    root: beam.Pipeline,
+    parts: Sequence[str],
+    assign: AssignCodes,
+    histogram: WriteHistogram | None = None,
 ) -> None:
-    """Gives every changed item its base codes and counts where they lie.
-
-    The parent's items are counted too when the SID space is to be cut anew.
-    """
-    (
-        (_each(root, "Embedded", parts), _each(root, "ParentItems", parent_items))
-        | "AssignCodes" >> assign
-    )
+    """Gives every changed item its base codes; counts where they lie, to cut the SID space."""
+    counts = _each(root, "Embedded", parts) | "AssignCodes" >> assign
+    if histogram is not None:
+        counts | "Histogram" >> histogram
 
 
 def define_pieces(root: beam.Pipeline, inputs: PieceInputs, learn: LearnPieces) -> None:

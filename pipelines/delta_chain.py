@@ -194,7 +194,7 @@ class DeltaChain:
         assign = self._chain.assign_codes(fit["tokenizer_id"])
         run_pipeline(
             self._job.options("assign"),
-            lambda root: define_assign(root, embed["parts"], [], assign),
+            lambda root: define_assign(root, embed["parts"], assign),
         )
         return {"shards": self._manifest.shards, "replanned": False}
 

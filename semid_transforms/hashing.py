@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -46,7 +47,7 @@ def blake2b_digests(contents: Iterable[bytes | memoryview], size: int, person: b
 def xxh3_digests(rows: np.ndarray, seed: int) -> np.ndarray:
     """Returns the (N, 16) uint8 XXH3-128 digests of the little-endian bytes of (N, D) numbers."""
     rows = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
-    digests = [xxhash.xxh3_128_digest(row, seed) for row in rows]
+    digests = map(xxhash.xxh3_128_digest, rows, itertools.repeat(seed))
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 

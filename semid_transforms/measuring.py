@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.metrics import DEFINITIONS, agreement, kept, quality, use_of_counts
+from models.metrics import (
+    DEFINITIONS,
+    agreement,
+    kept,
+    number_categories,
+    quality,
+    use_of_counts,
+)
 from models.neighbours import Geometry
 from models.quantizer import Quantizer
 from models.sid import SidLayout
@@ -189,9 +196,9 @@ def measure_agreement(
     """
     rows = _sample_rows(items, SAMPLE_ROWS)
     categories = read_categories(rows["item_id"], catalog)
-    paths = [] if categories is None else categories.to_pylist()
+    numbered = number_categories([] if categories is None else categories.to_pylist())
     before, after = (
-        agreement(matrix_from_list(rows[name], layout.num_levels), paths, layout.hierarchical)
+        agreement(matrix_from_list(rows[name], layout.num_levels), numbered, layout.hierarchical)
         for name in ("base_codes", "codes")
     )
     return {"sampled_items": rows.num_rows, "before": before, "after": after}

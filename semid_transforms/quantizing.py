@@ -237,7 +237,7 @@ class _WriteCodes(beam.DoFn):
         yield count_prefixes(batch, self._layout)
 
 
-class _WriteHistogram(beam.DoFn):
+class _WriteSum(beam.DoFn):
     """Writes the histogram of all parts."""
 
     def __init__(self, path: str):
@@ -260,26 +260,21 @@ class _CountItems(beam.DoFn):
 
 @dataclasses.dataclass
 class AssignCodes(beam.PTransform):
-    """Quantizes embedding parts and writes coded parts and a histogram of prefixes.
+    """Quantizes embedding parts, given by name, and writes coded parts.
 
-    Takes (names of embedding parts, paths of `items` parts to count along); returns the path of
-    the histogram.
+    Returns a `HISTOGRAM` of each part: how many of its rows lie under which prefix.
     """
 
     embeddings_folder: str
     origin_folder: str
     codes_folder: str
     latents_folder: str
-    histogram_path: str
     tokenizer_folder: str
     layout: SidLayout
 
-    def expand(
-        self, inputs: tuple[beam.PCollection[str], beam.PCollection[str]]
-    ) -> beam.PCollection[str]:
-        parts, items = inputs
+    def expand(self, parts: beam.PCollection[str]) -> beam.PCollection[pa.RecordBatch]:
         quantize = RunInference(QuantizerHandler(self.tokenizer_folder).with_no_batching())
-        coded = (
+        return (
             parts
             | "ReadEmbeddings"
             >> beam.ParDo(_ReadPart(self.embeddings_folder, self.origin_folder)).with_output_types(
@@ -291,17 +286,35 @@ class AssignCodes(beam.PTransform):
                 _WriteCodes(self.codes_folder, self.latents_folder, self.layout)
             ).with_output_types(pa.RecordBatch)
         )
-        counted = items | "CountItems" >> beam.ParDo(_CountItems(self.layout)).with_output_types(
-            pa.RecordBatch
-        )
+
+
+@dataclasses.dataclass
+class WriteHistogram(beam.PTransform):
+    """Sums `HISTOGRAM` batches and writes the sum; returns its path.
+
+    Attributes:
+      path: where to.
+      items: `items` parts whose SIDs are counted along.
+      layout: of the SIDs.
+    """
+
+    path: str
+    items: tuple[str, ...]
+    layout: SidLayout
+
+    def expand(self, counts: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
+        if self.items:
+            items = counts.pipeline | "Items" >> beam.Create(self.items).with_output_types(str)
+            counted = items | "CountItems" >> beam.ParDo(
+                _CountItems(self.layout)
+            ).with_output_types(pa.RecordBatch)
+            counts = (counts, counted) | "FlattenCounts" >> beam.Flatten()
         return (
-            (coded, counted)
-            | "FlattenCounts" >> beam.Flatten()
+            counts
             | "SumHistograms"
             # The default of an empty input would go through a side input, pickled.
             >> beam.CombineGlobally(SumHistograms())
             .without_defaults()
             .with_output_types(pa.RecordBatch)
-            | "WriteHistogram"
-            >> beam.ParDo(_WriteHistogram(self.histogram_path)).with_output_types(str)
+            | "WriteSum" >> beam.ParDo(_WriteSum(self.path)).with_output_types(str)
         )

@@ -101,6 +101,16 @@ def test_category_agreement():
     assert metrics.category_agreement(CODES, paths, depth=2, length=1)["share"] == 0
 
 
+def test_categories_are_numbered_by_what_they_share():
+    paths = [["a", "x"], ["b", "x"], ["a"], None, [], ["a", "x"]]
+    assert metrics.number_categories(paths).T.tolist() == [[0, 1, 0, 2, 2, 0], [0, 1, 2, 3, 3, 0]]
+    assert metrics.number_categories([None, []]).shape == (2, 0)
+    deep = [["a", "x"], ["a", "y"], ["b"], None, ["b", "z"]]
+    deeper = metrics.category_agreement(CODES, deep, depth=5, length=1)
+    assert deeper == metrics.category_agreement(CODES, deep, depth=2, length=1)
+    assert metrics.category_agreement(CODES, [None] * 5, depth=1, length=1)["share"] == 1
+
+
 def test_kept():
     now = np.array([[1, 2], [3, 4], [5, 6]])
     before = np.array([[1, 2], [3, 0], [0, 6]])

@@ -101,7 +101,7 @@ def test_shuffles_are_the_ones_that_the_design_knows(templates):
         ],
         "embed": ["EmbedTexts/GroupByContentShard"],
         "fit": [],
-        "assign": ["AssignCodes/SumHistograms/CombinePerKey"],
+        "assign": ["Histogram/SumHistograms/CombinePerKey"],
         "place": [
             "PlaceItems/SettleRows/GroupByPart",
             "PlaceItems/SettleRows/GroupBySidShard",
