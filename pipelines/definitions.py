@@ -24,6 +24,7 @@ from semid_transforms.pieces import LearnPieces, PieceInputs
 from semid_transforms.placing import CODED, RETIRED, REWRITE, PlaceInput, PlaceItems
 from semid_transforms.quantizing import AssignCodes, WriteHistogram
 from semid_transforms.reading import CatalogReader, ReadCatalog
+from semid_transforms.spreading import Spread
 from semid_transforms.tables import ReadTables, WriteTable
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def define_carry(
     """Carries the parts of one table over without the rows that a delta part replaces."""
     (
         root
-        | "Parts" >> beam.Create(list(parts)).with_output_types(tuple[str, str])
+        | "Parts" >> Spread(parts, tuple[str, str])
         | "DropRows" >> drop
         | "WriteDropped" >> dropped
     )
@@ -188,9 +189,8 @@ def define_index(root: beam.Pipeline, index: IndexItems) -> None:
 def _place_inputs(
     root: beam.Pipeline, inputs: Sequence[PlaceInput]
 ) -> beam.PCollection[PlaceInput]:
-    return root | "Inputs" >> beam.Create(list(inputs)).with_output_types(tuple[str, str])
+    return root | "Inputs" >> Spread(inputs, tuple[str, str])
 
 
 def _each(root: beam.Pipeline, label: str, values: Sequence[str]) -> beam.PCollection[str]:
-    """Spreads values over the workers, as `Create` does with more than one."""
-    return root | f"{label}Paths" >> beam.Create(list(values)).with_output_types(str)
+    return root | f"{label}Paths" >> Spread(values, str)

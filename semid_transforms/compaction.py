@@ -20,6 +20,7 @@ from semid_transforms import files
 from semid_transforms.embedding import GROUP_ROWS
 from semid_transforms.hashing import hash_shards, item_hashes
 from semid_transforms.routing import gather, split_by_shard
+from semid_transforms.spreading import Spread
 
 MANY_SMALL_PARTS = 16
 """Small parts, such as backfills leave behind, that are carried before they are merged."""
@@ -242,8 +243,7 @@ class CompactEmbeddings(beam.PTransform):
         read = _ReadWanted(self.num_shards)
         sides = {
             "stored": catalog.pipeline
-            | "Buckets"
-            >> beam.Create(list(enumerate(self.buckets))).with_output_types(tuple[int, Bucket])
+            | "Buckets" >> Spread(list(enumerate(self.buckets)), tuple[int, Bucket])
             | "ReadStored" >> beam.ParDo(_ReadStored(self.num_shards)).with_output_types(routed),
             "wanted": catalog | "ReadWanted" >> beam.ParDo(read).with_output_types(routed),
             "renewed": changed | "ReadRenewed" >> beam.ParDo(read).with_output_types(routed),

@@ -24,6 +24,7 @@ from semid_transforms.catalog import read_column
 from semid_transforms.features import FeatureColumns, FeatureSet
 from semid_transforms.naming import NAMED, NAMES, count_names, row_names
 from semid_transforms.nodes import NodeInputs, nodes_name, write_items, write_nodes
+from semid_transforms.spreading import Spread
 
 _COLUMNS = ["item_id", "sid", "codes", "quantization_error"]
 
@@ -277,6 +278,6 @@ class IndexDelta(beam.PTransform):
         tasks = ["trie", "nodes"] if self.layout.hierarchical else ["items"]
         return (
             root
-            | "Tasks" >> beam.Create([*tasks, "ngrams"])
+            | "Tasks" >> Spread([*tasks, "ngrams"], str)
             | "IndexDelta" >> beam.ParDo(_IndexDelta(self)).with_output_types(str)
         )

@@ -35,6 +35,7 @@ from semid_transforms.naming import NameRows
 from semid_transforms.nodes import NodeInputs, nodes_name, write_items, write_nodes
 from semid_transforms.quantizing import load_tokenizer
 from semid_transforms.shard_plan import items_name
+from semid_transforms.spreading import Spread
 
 
 @contextlib.contextmanager
@@ -288,11 +289,11 @@ class IndexItems(beam.PTransform):
         tasks = ["sample", f"{tree} ngrams counts"]
         if not self.measuring.distances:
             tasks = ["sample ngrams", f"{tree} counts"]
-        spread = root | "Tasks" >> beam.Create(tasks).with_output_types(str)
+        spread = root | "Tasks" >> Spread(tasks, str)
         index = _Index(self)
         paths, labelling = self.paths, self.labelling
         numbered = list(enumerate(paths.items))
-        parts = root | "Parts" >> beam.Create(numbered).with_output_types(tuple[int, str])
+        parts = root | "Parts" >> Spread(numbered, tuple[int, str])
         write = _WriteItems(paths.output("items"), self.layout, labelling.every_row)
         if not self.layout.hierarchical:
             spread | "Index" >> beam.ParDo(index).with_output_types(str)

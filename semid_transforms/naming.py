@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from semid_transforms import files
 from semid_transforms.hashing import hash_shards, item_hashes
 from semid_transforms.routing import gather, split_by_shard
+from semid_transforms.spreading import Spread
 
 PATH_SEPARATOR = "\x1f"
 
@@ -231,7 +232,7 @@ class NameRows(beam.PTransform):
         keyed = tuple[int, pa.RecordBatch]
         names = (
             items.pipeline
-            | "Catalog" >> beam.Create(sorted(self.catalog.values()))
+            | "Catalog" >> Spread(sorted(self.catalog.values()), str)
             | "CountNames" >> beam.ParDo(_CountNames(self.by_category)).with_output_types(keyed)
             | "GroupNames" >> beam.GroupByKey()
             | "WriteNames" >> beam.ParDo(_WriteNames(self.names_path)).with_output_types(str)

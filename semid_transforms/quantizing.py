@@ -21,6 +21,7 @@ from semid_transforms import files
 from semid_transforms.coders import RecordBatchCoder
 from semid_transforms.metering import Meter
 from semid_transforms.routing import empty_batch
+from semid_transforms.spreading import Spread
 
 HISTOGRAM = pa.schema(
     [pa.field("prefix", pa.uint64(), nullable=False), pa.field("rows", pa.int64(), nullable=False)]
@@ -304,7 +305,7 @@ class WriteHistogram(beam.PTransform):
 
     def expand(self, counts: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
         if self.items:
-            items = counts.pipeline | "Items" >> beam.Create(self.items).with_output_types(str)
+            items = counts.pipeline | "Items" >> Spread(self.items, str)
             counted = items | "CountItems" >> beam.ParDo(
                 _CountItems(self.layout)
             ).with_output_types(pa.RecordBatch)

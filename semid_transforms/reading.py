@@ -21,6 +21,7 @@ from semid_transforms.parent import ParentParts
 from semid_transforms.rows import Rows
 from semid_transforms.sources import SourceSplit, check_columns, list_splits
 from semid_transforms.split_embeddings import SplitEmbeddings
+from semid_transforms.spreading import Spread
 from semid_transforms.validation import plan_fields, validate
 
 PARSED_TAG = "parsed"
@@ -216,7 +217,7 @@ class ReadCatalog(beam.PTransform):
         splits = [*self.reader.splits, *(self.parent.paths if self.parent else ())]
         return (
             root
-            | "ListSplits" >> beam.Create(splits).with_output_types(SourceSplit | str)
+            | "ListSplits" >> Spread(splits, SourceSplit | str)
             | "ReadSplit"
             >> beam.ParDo(_ReadSplit(self.reader, self.early, self.parent)).with_outputs(
                 REJECTED, COUNTS, main=PARSED_TAG

@@ -23,6 +23,9 @@ HASH_BYTES = CONTENT_HASH.byte_width
 _TEXT_DOMAIN = b"semid text"
 _FUSED_DOMAIN = b"semid fused"
 
+_PASSED_ON = ["item_id", "popularity", "updated_at"]
+"""Fields that a parsed row has as they were read."""
+
 _KINDS = {
     "item_id": Kind.TEXT,
     "title": Kind.TEXT,
@@ -107,29 +110,31 @@ def validate(
             problems.setdefault(row, Problem(RejectReason.BAD_EMBEDDING, detail))
     valid = np.ones(number, bool)
     valid[list(problems)] = False
-    kept = pa.array(np.flatnonzero(valid))
-    texts = texts.take(kept)
-    if problems:  # else a copy of every vector would be for nothing
-        vectors = vectors[valid]
+    numbers, plain = rows.numbers, fields.select(_PASSED_ON)
+    if problems:  # else copies of everything would be for nothing
+        kept = pa.array(np.flatnonzero(valid))
+        texts, titles, paths, plain = (
+            column.take(kept) for column in (texts, titles, paths, plain)
+        )
+        vectors, numbers = vectors[valid], numbers[valid]
     if embedding is None:
         hashes = hash_texts(texts)
     elif embedding.text:
         hashes = hash_fused(texts, vectors, embedding)
     else:
         hashes = hash_vectors(vectors, embedding)
-    titles = titles.take(kept)
     parsed = pa.RecordBatch.from_arrays(
         [
-            fields.column("item_id").take(kept),
+            plain["item_id"],
             texts,
             pc.if_else(pc.equal(titles, ""), pa.scalar(None, pa.string()), titles),
-            paths.take(kept),
-            fields.column("popularity").take(kept),
-            fields.column("updated_at").take(kept),
+            paths,
+            plain["popularity"],
+            plain["updated_at"],
             hashes,
-            pa.repeat(pa.scalar(split.source, pa.int32()), len(kept)),
-            pa.repeat(pa.scalar(split.number, pa.int64()), len(kept)),
-            pa.array(rows.numbers[valid]),
+            pa.repeat(pa.scalar(split.source, pa.int32()), len(numbers)),
+            pa.repeat(pa.scalar(split.number, pa.int64()), len(numbers)),
+            pa.array(numbers),
         ],
         schema=PARSED,
     )

@@ -20,14 +20,14 @@ RESOURCES = {
 # No RecordBatch and without a coder of its own: descriptions of work, and paths that side inputs of
 # Dataflow pickle.
 OBJECTS = {
-    "ReadCatalog/ListSplits/Map(decode)",
+    *(f"ReadCatalog/ListSplits/{step}" for step in ("Number", "Spread", "Release")),
     "IndexItems/NameRows/WriteNames",
     "IndexItems/NameRows/WriteNamed",
     "IndexItems/Index",
 }
 PICKLING = ("FastPrimitives", "Pickle", "Dill")
-# Of Beam's own: time and window of a row in Reshuffle, the one key of a global combiner.
-BEAMS_OWN = ("NullableCoder[FastPrimitivesCoder]", "DeterministicFastPrimitivesCoderV2")
+# Of Beam's own: the one key of a global combiner.
+BEAMS_OWN = ("DeterministicFastPrimitivesCoderV2",)
 
 
 def dataflow_options(bucket):
@@ -89,7 +89,7 @@ def test_shuffles_are_the_ones_that_the_design_knows(templates):
             stage.unique_name.replace("/GroupByKey", "")
             for stage in template.pipeline.components.transforms.values()
             if stage.spec.urn == primitives.GROUP_BY_KEY.urn
-            and "Reshuffle" not in stage.unique_name  # of paths and task names
+            and "/Spread" not in stage.unique_name  # of paths and task names
         )
         for link, template in templates.items()
     }
