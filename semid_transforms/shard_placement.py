@@ -153,9 +153,6 @@ def place_rows(
         pc.equal(staying["change"], Change.NEW.value), pc.equal(staying["role"], PIN)
     )
 
-    parent_items = parent.items.filter(
-        pc.invert(pc.is_in(parent.items["item_id"], value_set=rows["item_id"]))
-    )
     reserved = parent.reserved
     if identity.leaves is None:
         back = staying.filter(returning)
@@ -167,15 +164,26 @@ def place_rows(
         reserved = _reserve(reserved, leaving, identity, stamp)
     changed = _place_staying(staying, latents, parent, codebooks, identity)
     items = _item_rows(staying, changed, parent, identity, stamp)
-    merged = pa.concat_batches([parent_items.select(items.schema.names), items])
-    merged = merged.take(
-        pc.sort_indices(merged, sort_keys=[("sid", "ascending"), ("item_id", "ascending")])
-    )
+    untouched = ~mask_from_bool(pc.is_in(parent.items["item_id"], value_set=rows["item_id"]))
+    merged = _merge(parent.items.select(items.schema.names), np.flatnonzero(untouched), items)
     return PlacedShard(
         items=add_ngrams(merged, identity, features),
         reserved=reserved,
         changes=_changes(rows, staying, changed.sids, identity),
     )
+
+
+def _merge(parent: pa.RecordBatch, untouched: np.ndarray, items: pa.RecordBatch) -> pa.RecordBatch:
+    """Puts items among some rows of the parent, in order of SID, then of item id."""
+    rows = pa.concat_batches([parent, items])
+    chosen = np.append(untouched, np.arange(parent.num_rows, rows.num_rows))
+    sids = rows["sid"].to_numpy()[chosen]
+    order = np.argsort(sids, kind="stable")  # the parent's rows are in order: it only merges
+    merged = rows.take(pa.array(chosen[order]))
+    if (sids[order[1:]] == sids[order[:-1]]).any():
+        keys = [("sid", "ascending"), ("item_id", "ascending")]
+        merged = merged.take(pc.sort_indices(merged, sort_keys=keys))
+    return merged
 
 
 @dataclasses.dataclass(frozen=True)
