@@ -5,7 +5,7 @@ and the system clears its pages each time, at some microseconds a page on a virt
 threads that free what others allocated leave arenas half empty. With one arena that keeps its
 memory the processes of a run of a million items held 2.7 GiB, not 3.4, and the one that hands
 batches on had half as many page faults. Arrow's own allocator gives back what was freed a moment
-later and shares nothing with malloc: without it a night over a million items takes a seventh less
+later and shares nothing with malloc: without it a night over a million items takes a tenth less
 time and a quarter less memory.
 """
 

@@ -30,8 +30,8 @@ class _Release(beam.DoFn):
 class Spread(beam.PTransform, Generic[_Value]):
     """Makes a collection of values that any worker may take; applied to a pipeline.
 
-    As `Create`, in two steps, not six: a runner on one machine takes longer to lay out a pipeline's
-    steps than a night's few hundred paths take to go through them.
+    As `Create`, in four steps, not eight: on one machine a step takes longer to lay out than a
+    night's few hundred paths take to go through it.
     """
 
     def __init__(self, values: Sequence[_Value], type_: object):
