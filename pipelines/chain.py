@@ -176,16 +176,18 @@ class Chain:
             return {"shards": manifest.shards, "replanned": False, "counters": {}}
         files.remove_tree(run.scratch("assign"))
         assign = self.assign_codes(fit["tokenizer_id"])
-        path = run.scratch("assign", "histogram.parquet")
-        histogram = WriteHistogram(path, tuple(self._ground_paths("items")), layout)
+        histogram = None
+        if replan:
+            path = run.scratch("assign", "histogram.parquet")
+            histogram = WriteHistogram(path, tuple(self._ground_paths("items")), layout)
         counters = run_pipeline(
             self._job.options("assign"),
-            lambda root: define_assign(root, embed["parts"], assign, histogram if replan else None),
+            lambda root: define_assign(root, embed["parts"], assign, histogram),
         )
-        if not replan:
+        if histogram is None:
             assert manifest is not None
             return {"shards": manifest.shards, "replanned": False, "counters": counters}
-        shards = plan_shards(path, layout, math.ceil(live / per_shard))
+        shards = plan_shards(histogram.path, layout, math.ceil(live / per_shard))
         return {"shards": shards, "replanned": True, "counters": counters}
 
     def assign_codes(self, tokenizer_id: str) -> AssignCodes:

@@ -57,12 +57,9 @@ def clean(texts: pa.Array) -> pa.Array:
       N strings, empty where nothing is left or the value was null.
     """
     texts = pc.fill_null(texts, "")
-    if _has(texts, "<"):
-        texts = _where(texts, pc.match_substring(texts, "<"), _without_markup)
+    texts = _where_has(texts, "<", _without_markup)
     for _ in range(_ENTITY_PASSES):
-        if not _has(texts, "&"):
-            break
-        texts = _where(texts, pc.match_substring(texts, "&"), _unescaped)
+        texts = _where_has(texts, "&", _unescaped)
     texts = _where(texts, pc.invert(pc.string_is_ascii(texts)), _composed)
     if _may_fold(texts):
         texts = _where(
@@ -155,7 +152,7 @@ def _without_markup(texts: pa.Array) -> pa.Array:
 
 def _unescaped(texts: pa.Array) -> pa.Array:
     plain = pa.array([html.unescape(text) for text in texts.to_pylist()], pa.string())
-    return _where(plain, pc.match_substring(plain, "<"), _without_markup)
+    return _where_has(plain, "<", _without_markup)
 
 
 def _composed(texts: pa.Array) -> pa.Array:
@@ -164,9 +161,14 @@ def _composed(texts: pa.Array) -> pa.Array:
     return pa.array([unicodedata.normalize("NFC", text) for text in visible], pa.string())
 
 
-def _has(texts: pa.Array, character: str) -> bool:
-    """Whether any text has an ASCII character: forty times as fast as asking row by row."""
-    return bool((utf8_bytes(texts) == ord(character)).any())
+def _where_has(texts: pa.Array, character: str, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Applies a function to the texts that have an ASCII character.
+
+    Whether any has it takes a fortieth of the time that it takes to ask row by row.
+    """
+    if not (utf8_bytes(texts) == ord(character)).any():
+        return texts
+    return _where(texts, pc.match_substring(texts, character), change)
 
 
 def _may_fold(texts: pa.Array) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.arrays import bytes_from_fixed_binary, fixed_binary
+from schemas.arrays import bytes_from_fixed_binary, fixed_binary, mask_from_bool
 from schemas.config import InputConfig, TextConfig
 from schemas.rejects import RejectReason
 from schemas.tables import CONTENT_HASH, PARSED
@@ -102,7 +102,7 @@ def validate(
     if embedding is None or embedding.text:
         texts = _render(fields, titles, paths, text_config)
         used = ", ".join(text_config.fields)
-        for row in np.flatnonzero(_to_numpy(pc.equal(texts, ""))).tolist():
+        for row in np.flatnonzero(mask_from_bool(pc.equal(texts, ""))).tolist():
             problems.setdefault(row, Problem(RejectReason.NO_TEXT, f"all of {used} are empty"))
     if embedding is not None:
         vectors, bad = check(vector_columns(fields, embedding), embedding)
@@ -165,8 +165,4 @@ def _rejects(rows: Rows, problems: dict[int, Problem], blank_id: np.ndarray) -> 
 
 
 def _is_blank(texts: pa.Array) -> np.ndarray:
-    return _to_numpy(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
-
-
-def _to_numpy(mask: pa.Array) -> np.ndarray:
-    return mask.to_numpy(zero_copy_only=False)
+    return mask_from_bool(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
